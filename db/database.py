@@ -1,0 +1,149 @@
+"""The connections to PostgreSQL: opened, examined, watched and closed here, and nowhere else."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import psycopg
+import structlog
+from psycopg import AsyncConnection, AsyncRawCursor
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+
+from db import schema
+from db.errors import Unavailable
+
+POLL = 1.0
+ANSWER = 1.5
+RETRY = 0.25
+
+log = structlog.get_logger("covenant.database")
+
+
+class Database:
+    """A pool of examined connections, and what keeps the service from being ready.
+
+    `reason` is None when requests can be served. `refuse` is called, once, with why the role or
+    a table must not be trusted; until the first examination no connection is given out.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        refuse: Callable[[str], None],
+        connections: int = 8,
+        waiting: int = 64,
+        timeout: float = 2.5,
+        statement_timeout: float = 2.0,
+    ) -> None:
+        self.reason: str | None = "the database has not answered yet"
+        # In the transaction, because a pooler refuses it as a start-up option.
+        self.limits = {"statement_timeout": f"{statement_timeout * 1000:.0f}"}
+        self._url = url
+        self._refuse = refuse
+        self._examined = asyncio.Event()
+        self._timeout = timeout
+        self._watcher: asyncio.Task[None] | None = None
+        self._pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
+            url,
+            open=False,
+            min_size=1,
+            max_size=connections,
+            max_waiting=waiting,
+            timeout=timeout,
+            max_idle=300,
+            reconnect_timeout=5,
+            check=AsyncConnectionPool.check_connection,
+            # A pooler in transaction mode does not keep prepared statements.
+            kwargs={"prepare_threshold": None, "cursor_factory": AsyncRawCursor},
+        )
+
+    async def open(self) -> None:
+        """Start to connect and return at once, also when the database is away."""
+        await self._pool.open(wait=False)
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def close(self) -> None:
+        """Close every connection; those in use end with their transaction."""
+        if self._watcher:
+            self._watcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watcher
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def connection(self, read_only: bool) -> AsyncIterator[AsyncConnection[Any]]:
+        """Yield a connection inside a transaction of its own.
+
+        Raises `Unavailable` when none is to be had: at once when too many wait already, else
+        after `timeout` seconds.
+        """
+        await self._wait_until_examined()
+        try:
+            connection = await self._pool.getconn()
+        except (PoolTimeout, TooManyRequests, PoolClosed) as error:
+            raise Unavailable(type(error).__name__) from None
+        try:
+            await connection.set_read_only(read_only)
+            async with connection.transaction():
+                yield connection
+        finally:
+            await self._pool.putconn(connection)
+
+    async def _wait_until_examined(self) -> None:
+        if not self._examined.is_set():
+            try:
+                await asyncio.wait_for(self._examined.wait(), self._timeout)
+            except TimeoutError:
+                raise Unavailable("NotExamined") from None
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                async with await AsyncConnection.connect(
+                    self._url, autocommit=True, prepare_threshold=None, connect_timeout=2
+                ) as connection:
+                    await self._follow(connection)
+            except (psycopg.Error, OSError, TimeoutError) as error:
+                self._say(f"the database is away ({_cause(error)})", "the database is away")
+            await asyncio.sleep(RETRY)
+
+    async def _follow(self, connection: AsyncConnection[Any]) -> None:
+        known: str | None = ""
+        while True:
+            async with asyncio.timeout(ANSWER):
+                revision = await schema.revision(connection)
+                if revision != known and not await self._examine(connection):
+                    return
+                known = revision
+            if (revision or "") < schema.head():
+                reason = f"the migrations are behind ({revision or 'none'} of {schema.head()})"
+                self._say(reason, reason)
+            else:
+                self._say(None, None)
+            await asyncio.sleep(POLL)
+
+    async def _examine(self, connection: AsyncConnection[Any]) -> bool:
+        finding = await schema.examine(connection)
+        if finding.refusal:
+            self.reason = finding.refusal
+            self._examined.clear()
+            self._refuse(finding.refusal)
+            return False
+        if finding.warning and not self._examined.is_set():
+            log.warning(finding.warning)
+        self._examined.set()
+        return True
+
+    def _say(self, line: str | None, reason: str | None) -> None:
+        """Log a change once, not at every look."""
+        if reason != self.reason:
+            log.warning(line) if line else log.info("the database is ready")
+        self.reason = reason
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of what libpq says: it names host and port, never the password."""
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

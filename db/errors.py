@@ -1,0 +1,58 @@
+"""What can go wrong between a handler and the database; says nothing about HTTP.
+
+DbError
+├── NotFound      absent, or not this tenant's (the same answer by design)
+├── Conflict      a unique name is taken
+└── Unavailable   not now: the database is away, busy or too slow
+"""
+
+from psycopg import Error, errors
+
+
+class DbError(Exception):
+    """Base of the errors that a handler may let pass."""
+
+
+class NotFound(DbError):
+    """Absent, or another tenant's."""
+
+
+class Conflict(DbError):
+    """A unique key of this tenant is taken."""
+
+
+class Unavailable(DbError):
+    """The statement was not answered; `maybe_done` when a write may have happened all the same."""
+
+    def __init__(self, reason: str, *, maybe_done: bool = False) -> None:
+        super().__init__(reason)
+        self.maybe_done = maybe_done
+
+
+_BUSY = (
+    errors.QueryCanceled,
+    errors.LockNotAvailable,
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
+    errors.InsufficientResources,
+    errors.OperatorIntervention,
+    errors.IdleInTransactionSessionTimeout,
+    errors.ReadOnlySqlTransaction,
+)
+
+
+def meaning(error: Error) -> DbError | None:
+    """Return what a database error means to a caller, None for a fault of ours.
+
+    A policy that refuses a row and a missing privilege share SQLSTATE 42501. Only the first is
+    raised by the function ExecWithCheckOptions, whatever the language of the server's messages.
+    """
+    if isinstance(error, errors.UniqueViolation):
+        return Conflict()
+    if isinstance(error, errors.ForeignKeyViolation):
+        return NotFound()
+    if isinstance(error, errors.InsufficientPrivilege):
+        return NotFound() if error.diag.source_function == "ExecWithCheckOptions" else None
+    if isinstance(error, _BUSY) or (isinstance(error, errors.OperationalError)):
+        return Unavailable(type(error).__name__)
+    return None

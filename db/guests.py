@@ -1,0 +1,9 @@
+"""Statements on guests: there is nothing of them but a number."""
+
+from db.tenancy import Door
+
+
+async def next_number(nobody: Door) -> int:
+    """Return a number that no guest had before."""
+    rows = await nobody.fetch("select nextval('guest_number')")
+    return int(rows[0][0] or 0)

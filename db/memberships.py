@@ -1,0 +1,12 @@
+"""Statements on memberships: one function, one statement."""
+
+from db.tenancy import Door, one
+
+
+async def demand(subject: Door, name: str, org_id: str) -> None:
+    """Return if the subject called `name` is a member of the organization. Raises `NotFound`."""
+    one(
+        await subject.fetch(
+            "select role from memberships where subject = $1 and org_id = $2", name, org_id
+        )
+    )

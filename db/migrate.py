@@ -1,0 +1,101 @@
+"""Bring the schema to a revision, alone: several processes may call it at once."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, NullPool, create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+from db import schema
+
+# Any number that is ours alone: "covenant" in ASCII, cut to 63 bits.
+LOCK = int.from_bytes(b"covenant", "big") >> 1
+LOCK_TIMEOUT_MS = 3000
+POLL = 0.1
+PATIENCE = 120
+
+
+class MigrationError(Exception):
+    """One line that says why the schema was not changed."""
+
+
+def upgrade(url: str, revision: str = "head") -> tuple[str | None, str]:
+    """Upgrade to `revision` and return the revisions before and after. Raises `MigrationError`.
+
+    `url` is the owner's, direct: a pooler in transaction mode would lose the advisory lock.
+    """
+    with _connected(url) as connection:
+        before = _revision(connection)
+        if before is None or before < schema.head() or revision != "head":
+            command.upgrade(_config(connection), revision)
+        return before, _revision(connection) or ""
+
+
+def downgrade(url: str, revision: str) -> None:
+    """Downgrade to `revision`, `base` for none. Raises `MigrationError`."""
+    with _connected(url) as connection:
+        command.downgrade(_config(connection), revision)
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[Connection]:
+    try:
+        parts = psycopg.conninfo.conninfo_to_dict(url, connect_timeout=5)
+    except psycopg.Error as error:
+        raise MigrationError(f"MIGRATION_DATABASE_URL: {_line(error)}") from None
+    engine = create_engine(
+        "postgresql+psycopg://", connect_args=parts, poolclass=NullPool, isolation_level="AUTOCOMMIT"
+    )
+    try:
+        with engine.connect() as connection:
+            _refuse_too_old(connection)
+            _lock(connection)
+            connection.execute(text(f"set lock_timeout = {LOCK_TIMEOUT_MS}"))
+            connection.commit()
+            yield connection.execution_options(isolation_level="READ COMMITTED")
+    except DBAPIError as error:
+        raise MigrationError(_line(error.orig or error)) from error
+    finally:
+        engine.dispose()
+
+
+def _refuse_too_old(connection: Connection) -> None:
+    version = int(connection.execute(text("show server_version_num")).scalar_one())
+    if version < schema.MINIMUM:
+        raise MigrationError(f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed")
+
+
+def _lock(connection: Connection) -> None:
+    """Poll: a session that waits for the lock would hold a snapshot, and a concurrent index
+    build, which waits for all snapshots, would never end."""
+    deadline = time.monotonic() + PATIENCE
+    while not connection.execute(text(f"select pg_try_advisory_lock({LOCK})")).scalar_one():
+        if time.monotonic() > deadline:
+            raise MigrationError(f"another migration is running for more than {PATIENCE} s")
+        time.sleep(POLL)
+
+
+def _revision(connection: Connection) -> str | None:
+    known = connection.execute(text("select to_regclass('public.alembic_version')")).scalar_one()
+    if known is None:
+        return None
+    row = connection.execute(text("select version_num from public.alembic_version")).scalar()
+    connection.commit()
+    return row
+
+
+def _config(connection: Connection) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

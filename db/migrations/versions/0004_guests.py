@@ -1,0 +1,23 @@
+"""What outlives a tenant: the numbers of guests, and every org id that was ever used.
+
+An id is never taken twice, so that no old token opens a new organization.
+"""
+
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.execute("create table used_org_ids (org_id uuid primary key)")
+    op.execute("grant insert on used_org_ids to covenant_app")
+    op.execute("create sequence guest_number")
+    op.execute("grant usage on sequence guest_number to covenant_app")
+
+
+def downgrade() -> None:
+    op.execute("drop sequence guest_number")
+    op.execute("drop table used_org_ids")

@@ -1,0 +1,72 @@
+"""The tables as SQLAlchemy Core metadata: what the migrations must add up to."""
+
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    MetaData,
+    PrimaryKeyConstraint,
+    Sequence,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    func,
+)
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+
+APP_ROLE = "covenant_app"
+
+
+def metadata() -> MetaData:
+    """Return the tables; those with a tenant are every one but `used_org_ids`."""
+    tables = MetaData()
+    Table(
+        "organizations",
+        tables,
+        Column("id", Uuid, primary_key=True),
+        Column("name", Text, nullable=False),
+        Column("status", Text, nullable=False, server_default="active"),
+        _created_at(),
+        CheckConstraint("char_length(name) between 1 and 100", name="organizations_name_check"),
+        CheckConstraint("status = 'active'", name="organizations_status_check"),
+    )
+    Table(
+        "memberships",
+        tables,
+        _org_id(),
+        Column("subject", Text, nullable=False),
+        Column("role", Text, nullable=False),
+        _created_at(),
+        PrimaryKeyConstraint("org_id", "subject"),
+        CheckConstraint("char_length(subject) between 1 and 128", name="memberships_subject_check"),
+        CheckConstraint("role = 'owner'", name="memberships_role_check"),
+        Index("memberships_subject_org_id_idx", "subject", "org_id"),
+    )
+    Table(
+        "projects",
+        tables,
+        _org_id(),
+        Column("id", Uuid, nullable=False),
+        Column("name", Text, nullable=False),
+        _created_at(),
+        PrimaryKeyConstraint("org_id", "id"),
+        UniqueConstraint("org_id", "name", name="projects_org_id_name_key"),
+        CheckConstraint("char_length(name) between 1 and 100", name="projects_name_check"),
+    )
+    Table("used_org_ids", tables, Column("org_id", Uuid, primary_key=True))
+    Sequence("guest_number", metadata=tables)
+    return tables
+
+
+def _org_id() -> "Column[object]":
+    return Column(
+        "org_id", Uuid, ForeignKey("organizations.id", ondelete="CASCADE"), nullable=False
+    )
+
+
+def _created_at() -> "Column[object]":
+    return Column(
+        "created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()
+    )

@@ -1,0 +1,105 @@
+"""The one door to tenant data: binds the tenant, runs the statement, says what errors mean.
+
+The settings are bound inside the transaction only (`set_config(…, true)`,
+https://www.postgresql.org/docs/current/functions-admin.html), so that no connection carries a
+tenant from one request to the next. Policies read them; nothing else opens a row.
+"""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+import psycopg
+from orjson import Fragment
+
+from db.database import Database
+from db.errors import NotFound, meaning
+
+Row = tuple[bytes | None, ...]
+
+
+@dataclass(frozen=True)
+class Transaction:
+    """Several statements under one binding, all or nothing."""
+
+    connection: psycopg.AsyncConnection[object]
+
+    async def fetch(self, sql: str, *parameters: str) -> list[Row]:
+        """Return the rows as text; `sql` has its parameters as $1, $2, …"""
+        return _rows(await self.connection.execute(sql, parameters))
+
+    async def run(self, sql: str, *parameters: str) -> int:
+        """Return how many rows the statement changed."""
+        return (await self.connection.execute(sql, parameters)).rowcount
+
+    async def bind(self, **settings: str) -> None:
+        """Bind more settings, or others, for the rest of the transaction."""
+        await _bind(self.connection, {f"app.{name}": value for name, value in settings.items()})
+
+
+@dataclass(frozen=True)
+class Door:
+    """The database as one tenant, one subject, or nobody may see it."""
+
+    database: Database
+    settings: Mapping[str, str] = field(default_factory=dict)
+    read_only: bool = True
+
+    async def fetch(self, sql: str, *parameters: str) -> list[Row]:
+        """Run one statement in its own transaction and return its rows as text.
+
+        Raises `DbError`.
+        """
+        async with self.transaction() as tx:
+            return await tx.fetch(sql, *parameters)
+
+    @asynccontextmanager
+    async def transaction(self, **settings: str) -> AsyncIterator[Transaction]:
+        """Yield a transaction with this door's settings and, as `app.<name>`, those given.
+
+        Raises `DbError`: whatever the database said goes to the log, never to the client.
+        """
+        bound = {**self.settings, **{f"app.{name}": value for name, value in settings.items()}}
+        try:
+            async with self.database.connection(self.read_only) as connection:
+                await _bind(connection, bound | self.database.limits)
+                yield Transaction(connection)
+        except psycopg.Error as error:
+            raise meaning(error) or error from error
+
+
+def as_tenant(database: Database, org_id: str, *, read_only: bool) -> Door:
+    """The database as the organization `org_id` sees it."""
+    return Door(database, {"app.org_id": org_id}, read_only)
+
+
+def as_subject(database: Database, subject: str, *, read_only: bool) -> Door:
+    """The database as a member sees it: the organizations that `subject` is a member of."""
+    return Door(database, {"app.subject": subject}, read_only)
+
+
+def as_nobody(database: Database) -> Door:
+    """The database with nothing bound: no row of any tenant."""
+    return replace(Door(database), read_only=False)
+
+
+def one(rows: list[Row]) -> Fragment:
+    """Return the JSON of the only row. Raises `NotFound`."""
+    if not rows:
+        raise NotFound
+    return Fragment(rows[0][0] or b"null")
+
+
+async def _bind(connection: psycopg.AsyncConnection[object], settings: Mapping[str, str]) -> None:
+    calls = ", ".join(f"set_config(${2 * n + 1}, ${2 * n + 2}, true)" for n in range(len(settings)))
+    await connection.execute(
+        f"select {calls}", [text for setting in settings.items() for text in setting]
+    )
+
+
+def _rows(cursor: psycopg.AsyncCursor[object]) -> list[Row]:
+    result = cursor.pgresult
+    if result is None:
+        return []
+    columns = range(result.nfields)
+    return [tuple(result.get_value(n, c) for c in columns) for n in range(result.ntuples)]
