@@ -1,0 +1,25 @@
+"""One answer in two ASGI messages."""
+
+from collections.abc import Mapping
+
+from starlette.types import Send
+
+JSON = "application/json"
+PROBLEM = "application/problem+json"
+
+
+async def send_answer(
+    send: Send,
+    status: int,
+    body: bytes,
+    headers: Mapping[str, str] | None = None,
+    media_type: str | None = None,
+) -> None:
+    """Send a whole answer. `body` is left out by the server where the method is HEAD."""
+    lines = [(name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()]
+    if media_type:
+        lines.append((b"content-type", media_type.encode()))
+    if status != 204:
+        lines.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": lines})
+    await send({"type": "http.response.body", "body": body})

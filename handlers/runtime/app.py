@@ -1,0 +1,143 @@
+"""Where everything is put together: sole owner of the settings, the keys and the connections."""
+
+import asyncio
+import importlib
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import structlog
+from connexion import AsyncApp
+from connexion.middleware.lifespan import LifespanMiddleware
+from connexion.middleware.security import SecurityMiddleware
+from connexion.resolver import Resolver
+from connexion.security import AbstractSecurityHandler
+
+from db.database import Database
+from handlers import security
+from handlers.keys import KeyRing, KeysError
+from handlers.runtime.docs import Docs
+from handlers.runtime.guard import Guard
+from handlers.runtime.limits import Limits
+from handlers.runtime.operations import Operation, Operations, Services
+from handlers.runtime.router import Router
+from handlers.runtime.settings import Settings
+from handlers.status import Status
+from handlers.tokens import Terms, Verifier
+from openapi.contract import Contract, public_document
+from openapi.contract import Operation as Declared
+
+RELOAD_KEYS = 1.0
+
+log = structlog.get_logger("covenant.keys")
+
+
+class BearerHandler(AbstractSecurityHandler):  # type: ignore[misc]
+    """What Connexion calls for the scheme `bearer`; the principal arrives as `token_info`."""
+
+    def __init__(self, verify: Callable[[str], dict[str, Any]]) -> None:
+        self._verify = verify
+
+    def get_fn(self, security_scheme: Any, required_scopes: Any) -> Callable[[Any], Any]:
+        return lambda request: security.principal(request.scope["headers"], self._verify)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What create_app() owns, for the process that runs it."""
+
+    app: AsyncApp
+    status: Status
+
+
+def create_app(
+    settings: Settings, contract: Contract, clock: Callable[[], float] = time.time
+) -> Parts:
+    """Return the service as an ASGI application; it connects when its lifespan starts.
+
+    Raises `KeysError` and `HandlerError`.
+    """
+    status = Status()
+    keys = KeyRing(settings.keys_dir, clock)
+    lifetime = min(settings.token_ttl or contract.token["lifetime"], contract.token["lifetime"])
+    terms = Terms(contract.token["issuer"], contract.token["audience"], lifetime)
+    database = Database(
+        settings.database_url,
+        refuse=status.refuse,
+        connections=settings.database_connections,
+    )
+    services = Services(
+        database=database,
+        contract=contract,
+        limits=Limits(settings.guest_limit),
+        validate_responses=settings.validate_responses,
+        lent={
+            "clock": clock,
+            "contract": contract,
+            "database": database,
+            "keys": keys,
+            "status": status,
+            "terms": terms,
+        },
+    )
+    handlers = {id: _handler(declared) for id, declared in contract.operations.items()}
+    operations = {
+        id: Operation(handler, contract.operations[id], services)
+        for id, handler in handlers.items()
+    }
+    app = AsyncApp(
+        "covenant",
+        lifespan=partial(_lifespan, database=database, keys=keys),
+        middlewares=[
+            LifespanMiddleware,
+            partial(
+                Guard,
+                status=status,
+                trusted_proxies=settings.trusted_proxies,
+                cors_origins=settings.cors_origins,
+            ),
+            partial(Docs, contract=contract, swagger_ui=settings.swagger_ui),
+            Router,
+            SecurityMiddleware,
+            partial(Operations, operations=operations),
+        ],
+        security_map={"bearer": partial(BearerHandler, Verifier(keys, terms, clock))},
+        resolver=Resolver(handlers.__getitem__),
+    )
+    app.add_api(public_document(contract), base_path="")
+    return Parts(app, status)
+
+
+def _handler(operation: Declared) -> Callable[..., Any]:
+    module = importlib.import_module(f"handlers.{operation.tag}")
+    handler: Callable[..., Any] = getattr(module, operation.function)
+    return handler
+
+
+@asynccontextmanager
+async def _lifespan(_: Any, database: Database, keys: KeyRing) -> AsyncIterator[None]:
+    await database.open()
+    reloading = asyncio.create_task(_reload(keys))
+    try:
+        yield
+    finally:
+        reloading.cancel()
+        await database.close()
+
+
+async def _reload(keys: KeyRing) -> None:
+    """Follow the key directory. A complaint is made once, not every second."""
+    complaint = ""
+    while True:
+        await asyncio.sleep(RELOAD_KEYS)
+        try:
+            if keys.reload():
+                log.info("the keys changed", signing=keys.signing()[0])
+            complaint = ""
+        except KeysError as error:
+            if str(error) != complaint:
+                complaint = str(error)
+                log.error(complaint)

@@ -1,0 +1,120 @@
+"""The body of a request: bounded in bytes and time, strict JSON, checked by the contract."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import orjson
+from starlette.types import Receive
+
+from handlers.runtime.problems import Fault, Problem, invalid
+from handlers.runtime.schemas import checker
+
+MOST_BYTES = 1_048_576
+MOST_SECONDS = 10
+MOST_DEPTH = 64
+
+Headers = list[tuple[bytes, bytes]]
+TOO_LARGE = f"The body may have {MOST_BYTES} bytes"
+
+
+def reader(declared: dict[str, Any]) -> Callable[[Headers, Receive], Any]:
+    """Return a coroutine function that reads and checks a requestBody without `$ref`."""
+    required = declared.get("required", False)
+    check = checker(declared["content"]["application/json"]["schema"], "body", sent=True)
+
+    async def read(headers: Headers, receive: Receive) -> Any:
+        raw = await _bytes(receive)
+        if not raw:
+            if required:
+                raise invalid([Fault("body", "", "missing")])
+            return None
+        _demand_json(headers)
+        value = parse(raw)
+        if faults := check(value):
+            raise invalid(faults)
+        return value
+
+    return read
+
+
+def demand_length(headers: Headers) -> None:
+    """Refuse a body that says it is too large, before any of it is read (RFC 9110, 15.5.14)."""
+    for name, value in headers:
+        if name == b"content-length" and int(value) > MOST_BYTES:
+            raise Problem("body-too-large", TOO_LARGE, headers={"Connection": "close"})
+
+
+def parse(raw: bytes) -> Any:
+    """Return the value of strict JSON: UTF-8, no duplicate names, at most 64 levels, no NUL."""
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise invalid([Fault("body", "", "not JSON in UTF-8")]) from None
+    names = _names(value, 0)
+    # Each name is followed by a colon, so there are no more names than colons.
+    if raw.count(b":") != names:
+        json.loads(raw, object_pairs_hook=_distinct)
+    return value
+
+
+def _names(value: Any, depth: int) -> int:
+    """Return how many names of members there are, looking at every value once."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise invalid([Fault("body", "", "holds a NUL character")])
+        return 0
+    if isinstance(value, dict):
+        if depth == MOST_DEPTH:
+            raise invalid([Fault("body", "", f"deeper than {MOST_DEPTH} levels")])
+        if any("\0" in name for name in value):
+            raise invalid([Fault("body", "", "holds a NUL character")])
+        return len(value) + sum(_names(member, depth + 1) for member in value.values())
+    if isinstance(value, list):
+        if depth == MOST_DEPTH:
+            raise invalid([Fault("body", "", f"deeper than {MOST_DEPTH} levels")])
+        return sum(_names(item, depth + 1) for item in value)
+    return 0
+
+
+def _distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(members)
+    if len(result) != len(members):
+        raise invalid([Fault("body", "", "an object names a member twice")])
+    return result
+
+
+async def _bytes(receive: Receive) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(MOST_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ConnectionResetError
+                chunk = message.get("body", b"")
+                size += len(chunk)
+                if size > MOST_BYTES:
+                    raise Problem("body-too-large", TOO_LARGE, headers={"Connection": "close"})
+                chunks.append(chunk)
+                if not message.get("more_body"):
+                    return b"".join(chunks)
+    except TimeoutError:
+        late = "The request did not arrive in time"
+        raise Problem("request-timeout", late, headers={"Connection": "close"}) from None
+
+
+def _demand_json(headers: Headers) -> None:
+    """The media type may be spelt in any case (RFC 9110, 8.3.1); its charset can only be UTF-8."""
+    types = [value for name, value in headers if name == b"content-type"]
+    codings = [value for name, value in headers if name == b"content-encoding"]
+    if len(types) == 1 and all(coding.strip().lower() == b"identity" for coding in codings):
+        media, *rest = (part.strip() for part in types[0].decode("latin-1").lower().split(";"))
+        if media == "application/json" and all(
+            part in ("", "charset=utf-8", 'charset="utf-8"') or not part.startswith("charset")
+            for part in rest
+        ):
+            return
+    raise Problem("unsupported-media-type", "Send application/json in UTF-8, not compressed")

@@ -1,0 +1,77 @@
+"""`make dev`: `make run` that starts again when the contract or the code changes.
+
+The new service is started only when its contract is accepted; until then the last good one goes
+on serving.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from handlers.runtime import local
+
+WATCHED = ("openapi", "handlers", "db")
+POLL = 0.3
+
+
+def dev() -> None:
+    """Serve and follow the files until a signal."""
+    local.run(_follow)
+
+
+def _follow() -> None:
+    stopped: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda n, _: stopped.append(n))
+    service = _start()
+    seen = _stamp()
+    while not stopped:
+        time.sleep(POLL)
+        now = _stamp()
+        if now == seen:
+            continue
+        seen = now
+        if _accepted():
+            print("dev: changed, starting again", flush=True)
+            _stop(service)
+            service = _start()
+        else:
+            print("dev: refused, the last good service goes on", flush=True)
+    _stop(service)
+
+
+def _stamp() -> dict[Path, int]:
+    files = (f for folder in WATCHED for f in Path(folder).rglob("*") if f.suffix in (".py", ".yaml", ".json"))
+    stamps = {}
+    for file in files:
+        try:
+            stamps[file] = file.stat().st_mtime_ns
+        except FileNotFoundError:
+            continue
+    return stamps
+
+
+def _accepted() -> bool:
+    """Load the contract and assemble the service as the new process would."""
+    check = [sys.executable, "-m", "handlers.runtime", "check"]
+    return subprocess.run(check, check=False).returncode == 0  # noqa: S603
+
+
+def _start() -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(  # noqa: S603
+        [sys.executable, "-m", "handlers.runtime", "serve"],
+        env={**os.environ, "DRAIN_SECONDS": "0"},
+        start_new_session=True,
+    )
+
+
+def _stop(service: "subprocess.Popen[bytes]") -> None:
+    service.send_signal(signal.SIGTERM)
+    try:
+        service.wait(15)
+    except subprocess.TimeoutExpired:
+        service.kill()
+        service.wait()

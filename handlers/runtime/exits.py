@@ -1,0 +1,10 @@
+"""How a command ends that cannot go on."""
+
+import sys
+from typing import NoReturn
+
+
+def stop(reason: str, code: int = 1) -> NoReturn:
+    """Say why, on standard error, and exit."""
+    print(reason, file=sys.stderr)
+    raise SystemExit(code)

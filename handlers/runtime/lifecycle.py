@@ -1,0 +1,79 @@
+"""From the first signal to the exit: not ready, then closed to new requests, then gone."""
+
+import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+import uvicorn
+
+from handlers.runtime.protocol import Protocol
+from handlers.runtime.settings import Settings
+from handlers.status import Status
+
+GRACE = 10
+
+log = structlog.get_logger("covenant.lifecycle")
+
+
+class Server(uvicorn.Server):
+    """SIGTERM drains: `/ready` turns 503 while requests are still taken for `drain_seconds`.
+
+    SIGINT, or a second signal, stops at once; requests in flight have `GRACE` seconds.
+    """
+
+    def __init__(self, config: uvicorn.Config, status: Status, drain_seconds: float) -> None:
+        super().__init__(config)
+        self._status = status
+        self._drain_seconds = drain_seconds
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn's, but a signal that was obeyed is not raised again: the exit code is 0."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._status.refusal and not self.should_exit:
+            log.critical(self._status.refusal)
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+    def _stop(self, number: int) -> None:
+        if self._status.stopping:
+            self.force_exit = self.should_exit
+            self.should_exit = True
+            return
+        self._status.stopping = True
+        drain = self._drain_seconds if number == signal.SIGTERM else 0
+        log.info("stopping", signal=signal.Signals(number).name, drain_seconds=drain)
+        asyncio.get_running_loop().call_later(drain, setattr, self, "should_exit", True)
+
+
+def server(app: object, settings: Settings, status: Status) -> Server:
+    """Return a server that is ready to run `app`."""
+    config = uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        host=settings.host,
+        port=settings.port,
+        http=Protocol,
+        ws="none",
+        loop="uvloop",
+        lifespan="on",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        backlog=1024,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=GRACE,
+    )
+    return Server(config, status, settings.drain_seconds)

@@ -1,0 +1,196 @@
+"""An operation of the contract, compiled once: parameters, body, handler, answer."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from connexion.middleware.abstract import RoutedAPI, RoutedMiddleware
+from connexion.operations import AbstractOperation
+from connexion.spec import Specification
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from db import tenancy
+from db.database import Database
+from handlers.runtime import bodies, parameters
+from handlers.runtime.answers import JSON, send_answer
+from handlers.runtime.limits import Limits
+from handlers.runtime.parameters import Parameter
+from handlers.runtime.problems import Fault, invalid
+from handlers.runtime.schemas import Check, checker
+from openapi.contract import Contract
+from openapi.contract import Operation as Declared
+
+# What a handler may name among its arguments besides the contract's parameters.
+DOORS = ("tenant", "subject", "nobody")
+
+
+class HandlerError(Exception):
+    """A handler does not fit its operation: one line that names both."""
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the service owns and lends to its handlers, by the name of the argument."""
+
+    database: Database
+    contract: Contract
+    limits: Limits
+    validate_responses: bool
+    lent: Mapping[str, Any]
+
+
+class Operation:
+    """One operation; everything that does not depend on the request is worked out here."""
+
+    def __init__(self, handler: Callable[..., Any], declared: Declared, services: Services) -> None:
+        self.id = declared.id
+        self._handler = handler
+        self._database = services.database
+        self._read_only = declared.method == "get"
+        readers = [_parameter(declared, p) for p in declared.parameters]
+        self._path = [p for p in readers if p.where == "path"]
+        self._query = [p for p in readers if p.where == "query"]
+        self._headers = [p for p in readers if p.where == "header"]
+        self._known = frozenset(p.name for p in self._query)
+        self._read_body = bodies.reader(declared.body) if declared.body else None
+        self._limit = services.limits.of(declared)
+        self._status = next(int(code) for code in declared.responses if code.startswith("2"))
+        self._checks = _response_checks(declared) if services.validate_responses else None
+        offered = {p.argument for p in readers} | ({"body"} if declared.body else set())
+        wanted = _wanted(handler, declared, offered, services)
+        self._lent = {name: services.lent[name] for name in wanted if name in services.lent}
+        self._door = next((name for name in wanted if name in DOORS), None)
+        self._takes_principal = "token_info" in wanted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        principal = scope["extensions"].get("connexion_context", {}).get("token_info")
+        if self._limit:
+            await self._limit(scope["covenant"].client, principal)
+        arguments = self._arguments(scope)
+        if self._read_body:
+            arguments["body"] = await self._read_body(scope["headers"], receive)
+        arguments.update(self._lent)
+        if self._takes_principal:
+            arguments["token_info"] = principal
+        if self._door:
+            arguments[self._door] = self._opened(principal)
+        result = await self._handler(**arguments)
+        body, status, headers = _unpacked(result, self._status)
+        content = b"" if body is None else orjson.dumps(body)
+        if self._checks:
+            self._check(status, content)
+        await send_answer(send, status, content, headers, JSON if content else None)
+
+    def _arguments(self, scope: Scope) -> dict[str, Any]:
+        arguments: dict[str, Any] = {}
+        faults: list[Fault] = []
+        for parameter in self._path:
+            values = [scope["path_params"][parameter.name]]
+            parameters.take(parameter, values, arguments, faults)
+        pairs = parameters.query(scope["query_string"])
+        if pairs is None:
+            raise invalid([Fault("query", "", "not UTF-8")])
+        if pairs:
+            faults += parameters.unknown((name for name, _ in pairs), self._known)
+        for parameter in self._query:
+            values = [value for name, value in pairs if name == parameter.name]
+            parameters.take(parameter, values, arguments, faults)
+        for parameter in self._headers:
+            sent = parameter.name.encode()
+            values = [v.decode("latin-1") for name, v in scope["headers"] if name == sent]
+            parameters.take(parameter, values, arguments, faults)
+        if faults:
+            raise invalid(faults)
+        return arguments
+
+    def _opened(self, principal: dict[str, Any] | None) -> tenancy.Door:
+        if self._door == "nobody" or principal is None:
+            return tenancy.as_nobody(self._database)
+        if self._door == "tenant":
+            org_id = principal["org_id"]
+            return tenancy.as_tenant(self._database, org_id, read_only=self._read_only)
+        return tenancy.as_subject(self._database, principal["sub"], read_only=self._read_only)
+
+    def _check(self, status: int, content: bytes) -> None:
+        """Hold an answer against the contract: done in tests, where it costs nothing that counts."""
+        assert self._checks is not None
+        if status not in self._checks:
+            raise HandlerError(f"{self.id} answered {status}, which is not in the contract")
+        check = self._checks[status]
+        faults = check(orjson.loads(content)) if check else []
+        if faults or (check is None and content):
+            raise HandlerError(f"{self.id} answered {status} not as in the contract: {faults}")
+
+
+class Operations(RoutedMiddleware["OperationsAPI"]):
+    """The innermost middleware: it answers, and calls nothing further."""
+
+    def __init__(self, app: ASGIApp, operations: Mapping[str, Operation]) -> None:
+        super().__init__(app)
+        self._operations = operations
+
+    def add_api(self, specification: Specification, **options: Any) -> "OperationsAPI":
+        api = OperationsAPI(specification, self._operations, next_app=self.app, **options)
+        self.apis[api.base_path].append(api)
+        return api
+
+
+class OperationsAPI(RoutedAPI[Operation]):
+    """The compiled operations as Connexion looks them up, by operationId."""
+
+    def __init__(
+        self, specification: Specification, operations: Mapping[str, Operation], **options: Any
+    ) -> None:
+        super().__init__(specification, **options)
+        self._compiled = operations
+        self.add_paths()
+
+    def make_operation(self, operation: AbstractOperation) -> Operation:
+        return self._compiled[operation.operation_id]
+
+
+def _parameter(declared: Declared, parameter: dict[str, Any]) -> Parameter:
+    try:
+        return parameters.parameter(parameter)
+    except parameters.Unsupported as error:
+        raise HandlerError(f"{declared.id}: parameter {parameter['name']}: {error}") from None
+
+
+def _wanted(
+    handler: Callable[..., Any], declared: Declared, offered: set[str], services: Services
+) -> list[str]:
+    """Return the names of a handler's arguments; refuse a handler that could never be called."""
+    name = f"{handler.__module__}.{handler.__name__}"
+    if not inspect.iscoroutinefunction(handler):
+        raise HandlerError(f"{name} must be `async def`")
+    known = offered | {"token_info", *DOORS, *services.lent}
+    wanted = list(inspect.signature(handler).parameters)
+    if unknown := [argument for argument in wanted if argument not in known]:
+        raise HandlerError(
+            f"{name} asks for {', '.join(unknown)}, which {declared.id} does not have"
+        )
+    if missing := offered - set(wanted):
+        raise HandlerError(f"{name} does not take {', '.join(sorted(missing))} of {declared.id}")
+    if not declared.security and (denied := {"tenant", "subject", "token_info"} & set(wanted)):
+        raise HandlerError(f"{name} asks for {denied.pop()}, but {declared.id} is public")
+    return wanted
+
+
+def _response_checks(declared: Declared) -> dict[int, Check | None]:
+    return {
+        int(code): checker(response["content"][JSON]["schema"], "body", sent=False)
+        if JSON in response.get("content", {})
+        else None
+        for code, response in declared.responses.items()
+        if code.startswith("2")
+    }
+
+
+def _unpacked(result: Any, status: int) -> tuple[Any, int, dict[str, str]]:
+    """A handler returns a body, (body, status) or (body, status, headers)."""
+    if not isinstance(result, tuple):
+        return result, status, {}
+    body, status, *headers = result
+    return body, status, headers[0] if headers else {}

@@ -1,0 +1,120 @@
+"""Every answer outside 2xx: an RFC 9457 problem that names the fault and never the value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from db.errors import Conflict, NotFound, Unavailable
+from handlers.security import MissingToken
+from handlers.tokens import InvalidToken
+
+RETRY_AFTER = 1
+MOST_FAULTS = 50
+GUEST = "POST /auth/guest answers with a token"
+CONTRACT = "GET /openapi.json says what each operation takes"
+
+
+class Problem(Exception):
+    """A problem that is known by its code."""
+
+    def __init__(
+        self,
+        code: str,
+        detail: str,
+        *,
+        hint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        errors: list["Fault"] | None = None,
+    ) -> None:
+        super().__init__(code)
+        self.code = code
+        self.status, self.title = CODES[code]
+        self.detail = detail
+        self.hint = hint
+        self.headers = dict(headers or {})
+        self.errors = errors or []
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One fault of a request; `pointer` is a JSON Pointer (RFC 6901) into the place `where`."""
+
+    where: str
+    pointer: str
+    detail: str
+
+
+CODES = {
+    "invalid-request": (400, "Invalid request"),
+    "unauthorized": (401, "Unauthorized"),
+    "not-found": (404, "Not found"),
+    "method-not-allowed": (405, "Method not allowed"),
+    "request-timeout": (408, "Request timeout"),
+    "conflict": (409, "Conflict"),
+    "body-too-large": (413, "Body too large"),
+    "unsupported-media-type": (415, "Unsupported media type"),
+    "too-many-requests": (429, "Too many requests"),
+    "headers-too-large": (431, "Header fields too large"),
+    "internal-error": (500, "Internal error"),
+    "unavailable": (503, "Unavailable"),
+}
+
+
+def invalid(faults: list[Fault]) -> Problem:
+    """The request does not follow the contract, for each of these reasons."""
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    return Problem("invalid-request", count, hint=CONTRACT, errors=faults[:MOST_FAULTS])
+
+
+def of(error: Exception) -> Problem:
+    """Return the problem that an error is answered with; an unknown one tells nothing."""
+    match error:
+        case Problem():
+            return error
+        case NotFound():
+            return Problem("not-found", "There is nothing here")
+        case Conflict():
+            return Problem("conflict", "The name is taken", hint="Choose another name")
+        case MissingToken():
+            challenge = {"WWW-Authenticate": "Bearer"}
+            return Problem("unauthorized", "No token was sent", hint=GUEST, headers=challenge)
+        case InvalidToken():
+            challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+            return Problem("unauthorized", "No valid token", hint=GUEST, headers=challenge)
+        case Unavailable():
+            return unavailable(error)
+    return Problem("internal-error", "The service failed", hint="Tell the operator the request id")
+
+
+def unavailable(error: Unavailable) -> Problem:
+    """Not now. Reasons with a space are written for people; others are names of errors."""
+    reason = str(error)
+    detail = reason[:1].upper() + reason[1:] if " " in reason else "The service is busy"
+    if error.maybe_done:
+        detail = "The connection to the database broke: the change may have happened all the same"
+    return Problem(
+        "unavailable", detail, hint="Try again", headers={"Retry-After": str(RETRY_AFTER)}
+    )
+
+
+def body(problem: Problem, request_id: str) -> bytes:
+    """Return the problem as JSON (RFC 9457 section 3)."""
+    members: dict[str, Any] = {
+        "type": f"urn:covenant:problem:{problem.code}",
+        "title": problem.title,
+        "status": problem.status,
+        "detail": problem.detail,
+        "instance": f"urn:covenant:request:{request_id}",
+        "code": problem.code,
+        "request_id": request_id,
+    }
+    if problem.hint:
+        members["hint"] = problem.hint
+    if problem.errors:
+        members["errors"] = [
+            {"in": fault.where, "pointer": fault.pointer, "detail": fault.detail}
+            for fault in problem.errors
+        ]
+    return orjson.dumps(members)

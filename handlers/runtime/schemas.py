@@ -1,0 +1,119 @@
+"""Schemas of the contract, compiled once; their faults name the rule and never the value."""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jsonschema_rs
+
+from handlers.runtime.problems import Fault
+
+UUID = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+# Left out of what is compiled: they validate nothing.
+_NOTES = ("description", "title", "example", "deprecated", "externalDocs", "xml", "discriminator")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+
+Check = Callable[[Any], list[Fault]]
+
+
+def checker(schema: dict[str, Any], where: str, *, sent: bool, prefix: str = "") -> Check:
+    """Return a function from a value to its faults.
+
+    `sent` is true for what a client sends: there readOnly properties are refused, in a response
+    writeOnly ones are. `schema` is OpenAPI 3.0's, without `$ref`.
+    """
+    validator = jsonschema_rs.Draft4Validator(translated(schema, sent), validate_formats=True)
+
+    def faults(value: Any) -> list[Fault]:
+        if validator.is_valid(value):
+            return []
+        return [fault for error in validator.iter_errors(value) for fault in _faults(error)]
+
+    def _faults(error: Any) -> list[Fault]:
+        pointer = prefix + "".join(f"/{_token(part)}" for part in error.instance_path)
+        rule = next((str(p) for p in reversed(error.schema_path) if isinstance(p, str)), "")
+        if rule == "additionalProperties":
+            return [
+                Fault(where, f"{pointer}/{name}" if _NAME.fullmatch(name) else pointer, "unknown")
+                for name in error.kind.unexpected
+            ]
+        if rule == "required":
+            return [Fault(where, f"{pointer}/{error.kind.property}", "missing")]
+        return [Fault(where, pointer[:300], _reason(rule, _at(validator_schema, error.schema_path)))]
+
+    validator_schema = translated(schema, sent)
+    return faults
+
+
+def translated(schema: dict[str, Any], sent: bool) -> dict[str, Any]:
+    """Return an OpenAPI 3.0 schema as JSON Schema Draft 4."""
+    result: dict[str, Any] = {}
+    hidden = _hidden(schema, "readOnly" if sent else "writeOnly")
+    for key, value in schema.items():
+        match key:
+            case "properties":
+                result[key] = {n: translated(s, sent) for n, s in value.items() if n not in hidden}
+            case "required":
+                if needed := [name for name in value if name not in hidden]:
+                    result[key] = needed
+            case "items" | "not":
+                result[key] = translated(value, sent)
+            case "additionalProperties" if isinstance(value, dict):
+                result[key] = translated(value, sent)
+            case "allOf" | "anyOf" | "oneOf":
+                result[key] = [translated(part, sent) for part in value]
+            case "format" if value == "uuid":
+                result["pattern"] = UUID
+            case "nullable" | "readOnly" | "writeOnly" | "default":
+                pass
+            case _ if key not in _NOTES and not key.startswith("x-"):
+                result[key] = value
+    if schema.get("nullable"):
+        if "type" in result:
+            result["type"] = [result["type"], "null"]
+        if "enum" in result and None not in result["enum"]:
+            result["enum"] = [*result["enum"], None]
+    return result
+
+
+def _hidden(schema: dict[str, Any], mark: str) -> set[str]:
+    return {name for name, part in schema.get("properties", {}).items() if part.get(mark)}
+
+
+def _at(schema: Any, path: list[str | int]) -> Any:
+    for part in path:
+        try:
+            schema = schema[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return schema
+
+
+def _token(part: str | int) -> str:
+    """A JSON Pointer token; names that a client made up are not repeated."""
+    text = str(part)
+    return text if _NAME.fullmatch(text) else "*"
+
+
+def _reason(rule: str, limit: Any) -> str:
+    match rule:
+        case "type":
+            kinds = limit if isinstance(limit, list) else [limit]
+            return f"not of type {' or '.join(map(str, kinds))}"
+        case "pattern":
+            return "not a UUID" if limit == UUID else "not of the pattern in the contract"
+        case "format":
+            return f"not a {limit}"
+        case "enum":
+            return "not one of the values in the contract"
+        case "minLength":
+            return f"shorter than {limit} characters"
+        case "maxLength":
+            return f"longer than {limit} characters"
+        case "minimum" | "exclusiveMinimum":
+            return "below the minimum in the contract"
+        case "maximum" | "exclusiveMaximum":
+            return "above the maximum in the contract"
+        case "minItems" | "maxItems" | "minProperties" | "maxProperties":
+            return f"breaks {rule} {limit}"
+    return f"breaks {rule}" if rule else "not as in the contract"

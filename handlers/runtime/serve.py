@@ -1,0 +1,49 @@
+"""`serve` and `check`: the service as one process."""
+
+import asyncio
+import gc
+import os
+import socket
+
+from handlers.keys import KeysError
+from handlers.runtime import lifecycle, settings, telemetry
+from handlers.runtime.app import Parts, create_app
+from handlers.runtime.exits import stop
+from handlers.runtime.operations import HandlerError
+from handlers.runtime.settings import Settings, SettingsError
+from openapi import contract
+from openapi.contract import ContractError
+
+
+def serve() -> None:
+    """Serve the contract until a signal; exit 0 then, 1 when the service must not serve."""
+    environment, parts = check()
+    demand_free(environment.host, environment.port)
+    # What was made until now lives as long as the process: the collector need not look at it.
+    gc.freeze()
+    asyncio.run(lifecycle.server(parts.app, environment, parts.status).serve())
+    if parts.status.refusal:
+        raise SystemExit(1)
+
+
+def check() -> tuple[Settings, Parts]:
+    """Return the service, ready to be served; exit 1 with every reason when it cannot be."""
+    if "MIGRATION_DATABASE_URL" in os.environ:
+        stop("MIGRATION_DATABASE_URL: the owner's password is not for the serving process")
+    try:
+        environment = settings.read()
+        telemetry.configure(environment.log_format)
+        return environment, create_app(environment, contract.load())
+    except (SettingsError, ContractError, KeysError, HandlerError) as error:
+        stop(str(error))
+
+
+def demand_free(host: str, port: int) -> None:
+    """Say in one line that a port is taken, before anything is started for nothing."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            stop(f"PORT: cannot listen on {host}:{port}: {error.strerror}")

@@ -1,0 +1,125 @@
+"""The process environment, read once and frozen; what is wrong with it is said all at once."""
+
+import difflib
+import os
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import limits
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
+
+Network = IPv4Network | IPv6Network
+CLOSE = 0.85
+
+
+class SettingsError(Exception):
+    """Every setting that is missing or malformed, a line each, by name."""
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return value
+
+
+def _networks(values: tuple[str, ...]) -> tuple[Network, ...]:
+    return tuple(ip_network(value, strict=False) for value in values)
+
+
+def _origin(value: str) -> str:
+    scheme, _, rest = value.partition("://")
+    if scheme not in ("http", "https") or not rest or any(c in rest for c in "/*?#@ "):
+        raise ValueError("is not an origin such as https://app.example.com")
+    return value
+
+
+def _database_url(value: str) -> str:
+    if not value.startswith(("postgresql://", "postgres://")):
+        raise ValueError("is not a URL such as postgresql://user:password@host:5432/database")
+    try:
+        conninfo_to_dict(value)
+    except Exception:
+        raise ValueError("is not a URL that libpq understands") from None
+    return value
+
+
+def _guest_limit(value: str) -> str:
+    if value != "off":
+        try:
+            limits.parse_many(value)
+        except ValueError:
+            raise ValueError("is neither `off` nor a limit such as 20/minute") from None
+    return value
+
+
+DatabaseUrl = Annotated[str, AfterValidator(_database_url), Field(repr=False)]
+
+
+class Settings(BaseModel):
+    """The settings by the names of their environment variables, in lower case."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    database_url: DatabaseUrl
+    keys_dir: Path
+    database_connections: Annotated[int, Field(ge=1, le=100)] = 8
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    token_ttl: Annotated[int, Field(ge=1, le=86400)] | None = None
+    guest_limit: Annotated[str, AfterValidator(_guest_limit)] | None = None
+    trusted_proxies: Annotated[
+        tuple[Any, ...], BeforeValidator(_listed), AfterValidator(_networks)
+    ] = ()
+    cors_origins: Annotated[
+        tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_listed)
+    ] = ()
+    drain_seconds: Annotated[float, Field(ge=0, le=300)] = 5
+    swagger_ui: bool = True
+    validate_responses: bool = False
+    log_format: Literal["auto", "json", "text"] = "auto"
+
+
+# Read by other commands than `serve`, so that no near miss is seen in them.
+OTHERS = ("MIGRATION_DATABASE_URL", "TEST_DATABASE_URL")
+
+
+def read(environment: Mapping[str, str] = os.environ) -> Settings:
+    """Return the settings of the environment. Raises `SettingsError`."""
+    names = {name.upper(): name for name in Settings.model_fields}
+    given = {names[key]: value for key, value in environment.items() if key in names and value}
+    faults = _near_misses(environment, [*names, *OTHERS])
+    try:
+        settings = Settings.model_validate(given)
+    except ValidationError as error:
+        faults += [_line(fault) for fault in error.errors(include_input=False, include_url=False)]
+    if faults:
+        raise SettingsError("\n".join(sorted(faults)))
+    return settings
+
+
+def _near_misses(environment: Mapping[str, str], names: list[str]) -> list[str]:
+    """A setting that is misspelt would be ignored; an environment holds much that is not ours."""
+    return [
+        f"{key}: unknown; did you mean {near[0]}?"
+        for key in environment
+        if len(key) > 6
+        and key not in names
+        and (near := difflib.get_close_matches(key, names, 1, CLOSE))
+    ]
+
+
+def _line(fault: Any) -> str:
+    name = str(fault["loc"][0]).upper()
+    if fault["type"] == "missing":
+        return f"{name}: missing"
+    return f"{name}: {fault['msg'].removeprefix('Value error, ')}"

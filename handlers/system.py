@@ -1,0 +1,35 @@
+"""What this service is and whether it works."""
+
+from typing import Any
+
+from db.database import Database
+from db.errors import Unavailable
+from handlers.status import Status
+from openapi.contract import Contract
+
+
+async def index(contract: Contract) -> dict[str, Any]:
+    return {
+        "name": contract.name,
+        "version": contract.version,
+        "contract": f"sha256:{contract.hash}",
+        "links": {
+            "contract": "/openapi.json",
+            "docs": "/ui",
+            "health": "/health",
+            "ready": "/ready",
+            "guest": "/auth/guest",
+            "orgs": "/orgs",
+        },
+    }
+
+
+async def health() -> dict[str, str]:
+    return {"status": "alive"}
+
+
+async def ready(status: Status, database: Database) -> dict[str, str]:
+    reason = "the service is stopping" if status.stopping else database.reason
+    if reason:
+        raise Unavailable(reason)
+    return {"status": "ready"}
