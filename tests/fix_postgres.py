@@ -1,0 +1,113 @@
+"""A real PostgreSQL for every test: given, in a container, or embedded; never none."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from db import embedded, migrate, roles
+
+IMAGE = "postgres:17"
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A server where tests may make databases and roles; `kind` says which it is."""
+
+    kind: str
+    superuser_url: str
+    owner_password: str
+    app_password: str
+
+    def url(self, database: str, user: str | None = None, password: str | None = None) -> str:
+        """The superuser's URL of a database, or that of `user`."""
+        parts = psycopg.conninfo.conninfo_to_dict(self.superuser_url)
+        user, password = user or parts["user"], password or parts["password"]
+        return f"postgresql://{user}:{password}@{parts['host']}:{parts['port']}/{database}"
+
+    def database(self, *, migrated: bool = True) -> "Database":
+        """Make an empty database, by default at the newest revision."""
+        name = f"covenant_test_{secrets.token_hex(4)}"
+        roles.make_database(self.superuser_url, name)
+        database = Database(
+            name,
+            superuser_url=self.url(name),
+            owner_url=self.url(name, roles.OWNER, self.owner_password),
+            app_url=self.url(name, roles.APP, self.app_password),
+        )
+        if migrated:
+            migrate.upgrade(database.owner_url)
+        return database
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database, by the three who may sign in to it."""
+
+    name: str
+    superuser_url: str
+    owner_url: str
+    app_url: str
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with _server(tmp_path_factory.mktemp("postgresql")) as (kind, url):
+        owner, app = secrets.token_hex(16), secrets.token_hex(16)
+        roles.make_roles(url, owner, app)
+        yield Postgres(kind, url, owner, app)
+
+
+@pytest.fixture(scope="session")
+def database(postgres: Postgres) -> Database:
+    """The database that tests share; each makes its own tenants."""
+    return postgres.database()
+
+
+def pytest_report_header() -> str:
+    return f"PostgreSQL: {_choice()}"
+
+
+def _choice() -> str:
+    if os.environ.get("TEST_DATABASE_URL"):
+        return "TEST_DATABASE_URL"
+    if os.environ.get("TESTCONTAINERS"):
+        return f"container {IMAGE}"
+    if os.environ.get("CI") and _container_is_possible():
+        return f"container {IMAGE}"
+    return f"embedded {embedded.MAJOR}"
+
+
+@contextmanager
+def _server(directory: Path) -> Iterator[tuple[str, str]]:
+    choice = _choice()
+    if choice.startswith("container"):
+        from testcontainers.postgres import PostgresContainer
+
+        with PostgresContainer(IMAGE, driver=None) as container:
+            yield choice, container.get_connection_url()
+    elif choice.startswith("embedded"):
+        with embedded.running(directory, fsync=False) as server:
+            yield choice, server.url()
+    else:
+        yield choice, os.environ["TEST_DATABASE_URL"]
+
+
+def _container_is_possible() -> bool:
+    import docker
+
+    try:
+        client = docker.from_env(timeout=20)
+        client.ping()
+        try:
+            client.images.get(IMAGE)
+        except docker.errors.ImageNotFound:
+            client.images.pull(IMAGE)
+    except Exception:
+        return False
+    return True
