@@ -1,7 +1,11 @@
-"""The connections to PostgreSQL: opened, examined, watched and closed here, and nowhere else."""
+"""The connections to PostgreSQL: opened, examined, watched and closed here, and nowhere else.
+
+Single statements share a few connections (`db.multiplexer`), reads apart from writes; several
+statements that belong together have one of the pool to themselves.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -12,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 
 from db import schema
 from db.errors import Unavailable
+from db.multiplexer import Away, Busy, Multiplexer
 
 POLL = 1.0
 ANSWER = 1.5
@@ -21,7 +26,7 @@ log = structlog.get_logger("covenant.database")
 
 
 class Database:
-    """A pool of examined connections, and what keeps the service from being ready.
+    """Examined connections, `connections` of each kind, and what keeps them from being used.
 
     `reason` is None when requests can be served. `refuse` is called, once, with why the role or
     a table must not be trusted; until the first examination no connection is given out.
@@ -32,7 +37,7 @@ class Database:
         url: str,
         *,
         refuse: Callable[[str], None],
-        connections: int = 8,
+        connections: int = 4,
         waiting: int = 64,
         timeout: float = 2.5,
         statement_timeout: float = 2.0,
@@ -44,6 +49,10 @@ class Database:
         self._refuse = refuse
         self._examined = asyncio.Event()
         self._timeout = timeout
+        self._connections = connections
+        self._statement_timeout = statement_timeout
+        self._reads: Multiplexer | None = None
+        self._writes: Multiplexer | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
             url,
@@ -70,7 +79,32 @@ class Database:
             self._watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await self._watcher
+        for multiplexer in (self._reads, self._writes):
+            if multiplexer:
+                await multiplexer.close()
         await self._pool.close()
+
+    async def fetch(
+        self,
+        settings: Mapping[str, str],
+        sql: str,
+        parameters: Sequence[str],
+        *,
+        read_only: bool,
+    ) -> list[tuple[bytes | None, ...]]:
+        """Run one statement under these settings, in a transaction of its own.
+
+        Raises `Unavailable`, and `psycopg.Error` for what the statement is answered with.
+        """
+        await self._wait_until_examined()
+        multiplexer = self._reads if read_only else self._writes
+        assert multiplexer is not None
+        try:
+            return await multiplexer.fetch(tuple(settings.items()), sql, parameters)
+        except Busy as error:
+            raise Unavailable(type(error).__name__) from None
+        except Away as error:
+            raise Unavailable(type(error).__name__, maybe_done=error.maybe_done) from None
 
     @asynccontextmanager
     async def connection(self, read_only: bool) -> AsyncIterator[AsyncConnection[Any]]:
@@ -133,8 +167,28 @@ class Database:
             return False
         if finding.warning and not self._examined.is_set():
             log.warning(finding.warning)
+        if self._reads is None:
+            await self._multiplex(connection)
         self._examined.set()
         return True
+
+    async def _multiplex(self, connection: AsyncConnection[Any]) -> None:
+        # A pooler gives its clients process ids of its own, and keeps no prepared statements.
+        row = await (await connection.execute("select pg_backend_pid()")).fetchone()
+        direct = row is not None and row[0] == connection.info.backend_pid
+        self._reads, self._writes = (
+            Multiplexer(
+                self._url,
+                connections=self._connections,
+                timeout=self._timeout,
+                statement_timeout=self._statement_timeout,
+                read_only=read_only,
+                prepare=direct,
+            )
+            for read_only in (True, False)
+        )
+        await self._reads.open()
+        await self._writes.open()
 
     def _say(self, line: str | None, reason: str | None) -> None:
         """Log a change once, not at every look."""

@@ -50,8 +50,12 @@ class Door:
 
         Raises `DbError`.
         """
-        async with self.transaction() as tx:
-            return await tx.fetch(sql, *parameters)
+        try:
+            return await self.database.fetch(
+                self.settings, sql, parameters, read_only=self.read_only
+            )
+        except psycopg.Error as error:
+            raise meaning(error) or error from error
 
     @asynccontextmanager
     async def transaction(self, **settings: str) -> AsyncIterator[Transaction]:

@@ -35,7 +35,7 @@ RELOAD_KEYS = 1.0
 log = structlog.get_logger("covenant.keys")
 
 
-class BearerHandler(AbstractSecurityHandler):  # type: ignore[misc]
+class BearerHandler(AbstractSecurityHandler):
     """What Connexion calls for the scheme `bearer`; the principal arrives as `token_info`."""
 
     def __init__(self, verify: Callable[[str], dict[str, Any]]) -> None:

@@ -74,7 +74,7 @@ class Router(RoutingMiddleware):
         self.app = app
         self.routes: Routes
 
-    def add_api(self, specification: Specification, **options: Any) -> None:  # type: ignore[override]
+    def add_api(self, specification: Specification, **options: Any) -> None:
         self.routes = Routes(specification, **options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

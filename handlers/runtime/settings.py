@@ -72,7 +72,7 @@ class Settings(BaseModel):
 
     database_url: DatabaseUrl
     keys_dir: Path
-    database_connections: Annotated[int, Field(ge=1, le=100)] = 8
+    database_connections: Annotated[int, Field(ge=1, le=100)] = 4
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     token_ttl: Annotated[int, Field(ge=1, le=86400)] | None = None

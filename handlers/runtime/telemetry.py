@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import orjson
@@ -40,7 +41,7 @@ def configure(log_format: str) -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
-def _named(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
+def _named(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
     """Leave out what is not known, as an absent tenant."""
     return {key: value for key, value in event.items() if value is not None}
 
