@@ -5,6 +5,8 @@ import gc
 import os
 import socket
 
+import uvloop
+
 from handlers.keys import KeysError
 from handlers.runtime import lifecycle, settings, telemetry
 from handlers.runtime.app import Parts, create_app
@@ -21,7 +23,8 @@ def serve() -> None:
     demand_free(environment.host, environment.port)
     # What was made until now lives as long as the process: the collector need not look at it.
     gc.freeze()
-    asyncio.run(lifecycle.server(parts.app, environment, parts.status).serve())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(lifecycle.server(parts.app, environment, parts.status).serve())
     if parts.status.refusal:
         raise SystemExit(1)
 
