@@ -151,9 +151,11 @@ def _initdb(binaries: Path, directory: Path, fsync: bool, log: int, stack: ExitS
     command += [] if fsync else ["--no-sync"]
     if _spawn(command, new, log, stack).wait() != 0:
         raise EmbeddedError(f"initdb failed: {_cause(directory)}")
-    _flush(password)
+    if fsync:
+        _flush(password)
     new.rename(directory / "data")
-    _flush(directory)
+    if fsync:
+        _flush(directory)
 
 
 def _flush(path: Path) -> None:
@@ -180,7 +182,7 @@ def _free_port() -> int:
 def _spawn(command: list[str], data: Path, log: int, stack: ExitStack) -> subprocess.Popen[bytes]:
     """Start `command` by way of `_become`; a preexec_fn in its place may deadlock among threads."""
     os.ftruncate(log, 0)
-    child = subprocess.Popen(
+    child = subprocess.Popen(  # noqa: S603, nothing in it comes from outside
         [sys.executable, "-IS", __file__, _ENDS_BY, str(os.getpid()), str(data), *command],
         stdin=subprocess.PIPE,  # nothing is written: it ends when this process does
         stdout=log,
@@ -245,7 +247,7 @@ def _become(ends_by: str, parent: int, data: str, command: list[str]) -> None:
         if os.getppid() == me:
             os.kill(me, signal.SIGINT)
         os._exit(0)
-    os.execv(command[0], command)
+    os.execv(command[0], command)  # noqa: S606, no shell is meant
 
 
 def _leave_root(libc: ctypes.CDLL, uid: int, gid: int) -> None:

@@ -1,6 +1,7 @@
 """Real servers throughout. Where a process must die, it is a child that runs `CHILD`."""
 
 import os
+import re
 import resource
 import shutil
 import signal
@@ -62,8 +63,7 @@ def child(
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=site,
-        env=os.environ | {"PYTHONPATH": str(site)},
+        cwd=site,  # from where `-c` imports
         start_new_session=True,
     )
     try:
@@ -72,6 +72,13 @@ def child(
         process.stdin.close()
         process.wait(timeout=30)
         process.stdout.close()
+
+
+def refusal(directory: Path) -> str:
+    with pytest.raises(EmbeddedError) as refused, running(directory, fsync=False):
+        pass
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
 
 
 def query(url: str, statement: str) -> str:
@@ -108,12 +115,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def directory(template: Path, tmp_path: Path) -> Path:
     """One that has run before, with a name that needs quoting."""
-    copy = tmp_path / "l'été \"100 %\""
+    copy = tmp_path / 'l\'été "100 %"'
     subprocess.run(["cp", "-a", template, copy], check=True)
     return copy
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def open_folder() -> Iterator[Path]:
     """A folder that every user can reach, unlike tmp_path."""
     with tempfile.TemporaryDirectory() as name:
@@ -135,8 +142,7 @@ def test_nothing_is_left_after_the_end(directory):
     with running(directory, fsync=False) as server:
         process = postmaster(directory)
         assert process.ppid() == os.getpid()
-    assert not process.is_running()
-    assert psutil.Process().children() == []
+    assert not process.is_running()  # nor a zombie
     with pytest.raises(psycopg.OperationalError, match="refused"):
         query(server.url(), "select 1")
 
@@ -155,7 +161,9 @@ def test_settings_are_ours_whatever_the_data_directory_says(directory, fsync):
         }.items():
             assert query(server.url(), f"show {name}") == value
         assert query(server.url(), "select upper('é')") == "É"
-        assert query(server.url(), "select current_setting('server_version_num')::int / 10000") == "18"
+        assert (
+            query(server.url(), "select current_setting('server_version_num')::int / 10000") == "18"
+        )
 
 
 def test_every_connection_needs_the_password(directory):
@@ -195,7 +203,9 @@ def test_the_password_stays_in_its_file(tmp_path):
     assert (tmp_path / "password").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.parametrize("ends_by", ["signal", "watchdog"] if embedded._ENDS_BY == "signal" else ["watchdog"])
+@pytest.mark.parametrize(
+    "ends_by", ["signal", "watchdog"] if embedded._ENDS_BY == "signal" else ["watchdog"]
+)
 def test_the_server_stops_cleanly_when_its_parent_is_killed(directory, ends_by):
     with child(directory, ends_by=ends_by) as parent:
         url = parent.stdout.readline().strip()
@@ -228,9 +238,7 @@ def test_a_run_gives_up_on_a_server_that_does_not_stop(directory, monkeypatch):
         server = postmaster(directory)
         server.suspend()
         parent.kill()
-    with pytest.raises(EmbeddedError, match="server of a killed run does not stop"):
-        with running(directory):
-            pass
+    assert "server of a killed run does not stop" in refusal(directory)
     server.resume()
     wait_until(lambda: has_ended(server))
 
@@ -239,9 +247,7 @@ def test_a_second_run_is_refused_at_once_and_harms_nothing(directory):
     with child(directory) as first:
         url = first.stdout.readline().strip()
         before = time.monotonic()
-        with pytest.raises(EmbeddedError, match="in use by another run"):
-            with running(directory):
-                pass
+        assert "in use by another run" in refusal(directory)
         assert time.monotonic() - before < 1
         assert query(url, "select 1") == "1"
 
@@ -265,9 +271,7 @@ def test_a_failed_initdb_says_why_and_is_begun_anew(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 2**20, limits[1]))
     try:
-        with pytest.raises(EmbeddedError, match=r"^initdb failed: .*File too large$"):
-            with running(tmp_path, fsync=False):
-                pass
+        assert re.search(r"^initdb failed: .*File too large$", refusal(tmp_path))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     with running(tmp_path, fsync=False) as server:
@@ -283,9 +287,7 @@ def test_only_a_server_started_by_hand_is_kept_by_its_pid_file(directory, socket
     pid_file.write_text(f"{other.pid}\n{directory}\n1\n5432\n{socket_folder}\n\n\nready   \n")
     try:
         if socket_folder:
-            with pytest.raises(EmbeddedError, match='lock file "postmaster.pid" already exists'):
-                with running(directory):
-                    pass
+            assert 'lock file "postmaster.pid" already exists' in refusal(directory)
             assert pid_file.exists()
         else:
             with running(directory, fsync=False) as server:
@@ -298,10 +300,11 @@ def test_only_a_server_started_by_hand_is_kept_by_its_pid_file(directory, socket
 def test_the_end_comes_also_when_the_server_died_before(directory):
     with running(directory, fsync=False) as server:
         query(server.url(), "insert into notes values ('written')")
-        postmaster(directory).kill()
+        process = postmaster(directory)
+        process.kill()
         before = time.monotonic()
     assert time.monotonic() - before < 5
-    assert psutil.Process().children() == []
+    assert not process.is_running()
     with running(directory, fsync=False) as server:
         assert query(server.url(), "select text from notes") == "written"
 
@@ -309,8 +312,9 @@ def test_the_end_comes_also_when_the_server_died_before(directory):
 def test_a_server_that_does_not_stop_is_killed(directory, monkeypatch):
     monkeypatch.setattr(embedded, "STOP_TIMEOUT", 0.2)
     with running(directory, fsync=False):
-        postmaster(directory).suspend()
-    assert psutil.Process().children() == []
+        process = postmaster(directory)
+        process.suspend()
+    assert not process.is_running()
 
 
 def test_a_port_taken_meanwhile_is_given_up_for_another(directory, monkeypatch):
@@ -339,7 +343,7 @@ def test_ctrl_c_reaches_the_parent_first(directory):
 @pytest.mark.parametrize("who", AS)
 def test_it_runs_where_only_its_user_may_enter(who, open_folder):
     """Repository, binaries and data all lie in a folder of mode 0700."""
-    as_user, home = AS[who], open_folder / "home"
+    as_user, home = AS[who], open_folder / who
     site = home / "site"
     (site / "db").mkdir(parents=True)
     shutil.copy(embedded.__file__, site / "db")
@@ -355,22 +359,22 @@ def test_it_runs_where_only_its_user_may_enter(who, open_folder):
 
     with child(home / "postgres", python=(*as_user, *python), site=site) as process:
         answer = process.stdout.readline().strip()
-        if who in ("this user", "nobody") or run([*as_user, "unshare", "-U", "true"]).returncode == 0:
+        if who in ("this user", "nobody") or may_make_user_namespaces(as_user):
             assert query(answer, "select 1") == "1"
             server = postmaster(home / "postgres")
             assert server.cmdline()[0].startswith(str(site))
             assert who != "this user" or server.uids().real != 0  # needs no user namespace
-        else:  # no user namespaces here
+        else:
             assert "user does not exist" in answer or "cannot be run as root" in answer
-    assert stat_mode(home) == 0o700
+    assert home.stat().st_mode & 0o777 == 0o700
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def stat_mode(path: Path) -> int:
-    return path.stat().st_mode & 0o777
+def may_make_user_namespaces(as_user: list[str]) -> bool:
+    return run([*as_user, "unshare", "--user", "true"]).returncode == 0
 
 
 def reachable_python(as_user: list[str], open_folder: Path) -> tuple[str, ...]:
@@ -381,12 +385,17 @@ def reachable_python(as_user: list[str], open_folder: Path) -> tuple[str, ...]:
     if run([*as_user, "env", sys.executable, "-c", ""]).returncode == 0:
         return ("env", sys.executable)
     copy = open_folder / "python"
-    link_tree(Path(sys.base_prefix), copy)
-    return ("env", f"LD_LIBRARY_PATH={copy}/lib", f"{copy}/bin/{Path(os.path.realpath(sys.executable)).name}")
+    if not copy.exists():
+        link_tree(Path(sys.base_prefix), copy)
+    return (
+        "env",
+        f"LD_LIBRARY_PATH={copy}/lib",
+        f"{copy}/bin/{Path(os.path.realpath(sys.executable)).name}",
+    )
 
 
 def link_tree(source: Path, target: Path) -> None:
-    skipped = shutil.ignore_patterns("test", "site-packages", "include", "share/man")
+    skipped = shutil.ignore_patterns("test", "site-packages", "include", "idlelib")
     shutil.copytree(source, target, symlinks=True, ignore=skipped, copy_function=link_or_copy)
 
 
@@ -401,35 +410,27 @@ def link_or_copy(source: str, target: str) -> None:
 def test_data_of_another_major_version_is_refused(tmp_path, version):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "PG_VERSION").write_text(f"{version}\n")
-    with pytest.raises(EmbeddedError, match=f"PostgreSQL {version} wrote .*, this is 18"):
-        with running(tmp_path):
-            pass
+    assert re.search(f"PostgreSQL {version} wrote .*, this is 18", refusal(tmp_path))
 
 
 def test_a_platform_without_binaries_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(embedded, "MAJOR", 99)
-    with pytest.raises(EmbeddedError, match=f"no PostgreSQL 99 for {sys.platform}"):
-        with running(tmp_path):
-            pass
+    assert f"no PostgreSQL 99 for {sys.platform}" in refusal(tmp_path)
 
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(EmbeddedError, match="cannot run PostgreSQL in .*Not a directory"):
-        with running(tmp_path / "file" / "postgres"):
-            pass
+    assert re.search(
+        "cannot run PostgreSQL in .*Not a directory", refusal(tmp_path / "file" / "postgres")
+    )
 
 
 def test_a_server_that_cannot_start_says_why(directory):
     (directory / "data" / "global" / "pg_control").unlink()
-    with pytest.raises(EmbeddedError, match="did not start: .*") as refusal:
-        with running(directory):
-            pass
-    assert "\n" not in str(refusal.value)
+    assert re.search("did not start: .*pg_control", refusal(directory))
 
 
 def test_what_the_body_raises_comes_out_unchanged(directory):
-    with pytest.raises(FileNotFoundError):
-        with running(directory, fsync=False):
-            raise FileNotFoundError
-    assert psutil.Process().children() == []
+    with pytest.raises(FileNotFoundError), running(directory, fsync=False):
+        raise FileNotFoundError
+    assert not (directory / "data" / "postmaster.pid").exists()  # and the server has ended

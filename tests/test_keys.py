@@ -49,7 +49,8 @@ def test_a_new_key_is_named_by_its_time_and_only_the_owner_may_read_it(tmp_path:
     assert directory.stat().st_mode & 0o777 == 0o700
     assert (directory / kid).stat().st_mode & 0o777 == 0o600
     content = (directory / kid).read_text()
-    assert len(bytes.fromhex(content)) == 32 and content == content.lower()
+    assert len(bytes.fromhex(content)) == 32
+    assert content == content.lower()
     assert KeyRing(directory, Clock()).signing() == (kid, content.encode())
 
 
@@ -117,15 +118,19 @@ def test_reload_tells_whether_the_keys_changed(tmp_path: Path) -> None:
     write(tmp_path, "20261101T000000Z")
     keys = KeyRing(tmp_path, Clock())
     generation = keys.generation
-    assert keys.reload() is False and keys.generation == generation
+    assert keys.reload() is False
+    assert keys.generation == generation
     added = write(tmp_path, "20261102T000000Z")
-    assert keys.reload() is True and keys.generation == generation + 1
+    assert keys.reload() is True
+    assert keys.generation == generation + 1
     assert keys.signing()[1] == added
     changed = write(tmp_path, "20261102T000000Z")
-    assert keys.reload() is True and keys.generation == generation + 2
+    assert keys.reload() is True
+    assert keys.generation == generation + 2
     assert keys.signing()[1] == changed
     (tmp_path / "20261102T000000Z").unlink()
-    assert keys.reload() is True and keys.generation == generation + 3
+    assert keys.reload() is True
+    assert keys.generation == generation + 3
     assert keys.get("20261102T000000Z") is None
 
 
@@ -203,7 +208,8 @@ def test_a_weak_key_is_refused_with_the_reason(tmp_path: Path, key: bytes, reaso
     write(tmp_path, "20261122T080000Z")
     write(tmp_path, "20261123T080000Z", key)
     text = refusal(tmp_path)
-    assert "key 20261123T080000Z in " in text and reason in text
+    assert "key 20261123T080000Z in " in text
+    assert reason in text
     assert len(key.strip()) < 8 or key.strip().decode("latin-1") not in text
 
 
@@ -232,7 +238,8 @@ def test_a_badly_named_file_is_refused(tmp_path: Path, name: str) -> None:
     write(tmp_path, "20261122T080000Z")
     write(tmp_path, name)
     text = refusal(tmp_path)
-    assert ascii(name) in text and "not named by its activation time" in text
+    assert ascii(name) in text
+    assert "not named by its activation time" in text
 
 
 def test_a_directory_without_a_usable_key_is_refused(tmp_path: Path) -> None:
@@ -309,4 +316,5 @@ def test_no_key_is_ever_shown(tmp_path: Path) -> None:
     while error is not None:
         shown += f" {error} {error!r} {error.args}"
         error = error.__cause__ or error.__context__
-    assert key.decode() not in shown and "Kerfuffle" not in shown
+    assert key.decode() not in shown
+    assert "Kerfuffle" not in shown
