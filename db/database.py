@@ -5,8 +5,10 @@ statements that belong together have one of the pool to themselves.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -18,8 +20,9 @@ from db import schema
 from db.errors import Unavailable
 from db.multiplexer import Away, Busy, Multiplexer
 
-POLL = 1.0
-ANSWER = 1.5
+POLL = 0.5
+ANSWER = 1.0
+CONNECT = 2
 RETRY = 0.25
 
 log = structlog.get_logger("covenant.database")
@@ -62,10 +65,15 @@ class Database:
             max_waiting=waiting,
             timeout=timeout,
             max_idle=300,
-            reconnect_timeout=5,
-            check=AsyncConnectionPool.check_connection,
+            # Its pauses between attempts grow; `_watch` says when there is a database again.
+            reconnect_timeout=RETRY,
+            check=_check,
             # A pooler in transaction mode does not keep prepared statements.
-            kwargs={"prepare_threshold": None, "cursor_factory": AsyncRawCursor},
+            kwargs={
+                "prepare_threshold": None,
+                "cursor_factory": AsyncRawCursor,
+                "connect_timeout": CONNECT,
+            },
         )
 
     async def open(self) -> None:
@@ -98,7 +106,8 @@ class Database:
         """
         await self._wait_until_examined()
         multiplexer = self._reads if read_only else self._writes
-        assert multiplexer is not None
+        if multiplexer is None:
+            raise Unavailable("NotExamined")
         try:
             return await multiplexer.fetch(tuple(settings.items()), sql, parameters)
         except Busy as error:
@@ -119,9 +128,10 @@ class Database:
         except (PoolTimeout, TooManyRequests, PoolClosed) as error:
             raise Unavailable(type(error).__name__) from None
         try:
-            await connection.set_read_only(read_only)
-            async with connection.transaction():
-                yield connection
+            with _in_time(connection, self._timeout + self._statement_timeout):
+                await connection.set_read_only(read_only)
+                async with connection.transaction():
+                    yield connection
         finally:
             await self._pool.putconn(connection)
 
@@ -136,7 +146,7 @@ class Database:
         while True:
             try:
                 async with await AsyncConnection.connect(
-                    self._url, autocommit=True, prepare_threshold=None, connect_timeout=2
+                    self._url, autocommit=True, prepare_threshold=None, connect_timeout=CONNECT
                 ) as connection:
                     await self._follow(connection)
             except (psycopg.Error, OSError, TimeoutError) as error:
@@ -146,7 +156,7 @@ class Database:
     async def _follow(self, connection: AsyncConnection[Any]) -> None:
         known: str | None = ""
         while True:
-            async with asyncio.timeout(ANSWER):
+            with _in_time(connection, ANSWER):
                 revision = await schema.revision(connection)
                 if revision != known and not await self._examine(connection):
                     return
@@ -155,8 +165,15 @@ class Database:
                 reason = f"the migrations are behind ({revision or 'none'} of {schema.head()})"
                 self._say(reason, reason)
             else:
+                if self.reason:
+                    await self._wake()
                 self._say(None, None)
             await asyncio.sleep(POLL)
+
+    async def _wake(self) -> None:
+        """Make the pool connect for those who wait: it has given up meanwhile."""
+        with suppress(PoolTimeout, TooManyRequests):
+            await self._pool.putconn(await self._pool.getconn(ANSWER))
 
     async def _examine(self, connection: AsyncConnection[Any]) -> bool:
         finding = await schema.examine(connection)
@@ -197,7 +214,33 @@ class Database:
         self.reason = reason
 
 
+async def _check(connection: AsyncConnection[Any]) -> None:
+    with _in_time(connection, ANSWER):
+        await AsyncConnectionPool.check_connection(connection)
+
+
+@contextmanager
+def _in_time(connection: AsyncConnection[Any], seconds: float) -> Iterator[None]:
+    """Hang up on a server that has not answered when `seconds` are over.
+
+    A task that is cancelled instead would ask the same silent server to cancel, for ten seconds.
+    """
+    timer = asyncio.get_running_loop().call_later(seconds, _hang_up, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _hang_up(connection: AsyncConnection[Any]) -> None:
+    with (
+        suppress(OSError, psycopg.Error),
+        socket.socket(fileno=os.dup(connection.pgconn.socket)) as end,
+    ):
+        end.shutdown(socket.SHUT_RDWR)
+
+
 def _cause(error: BaseException) -> str:
-    """The last line of what libpq says: it names host and port, never the password."""
+    """The first line of what libpq says: it names host and port, never the password."""
     lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
+    return lines[0].strip() if lines else type(error).__name__

@@ -37,6 +37,7 @@ _BUSY = (
     errors.InsufficientResources,
     errors.OperatorIntervention,
     errors.IdleInTransactionSessionTimeout,
+    errors.TransactionTimeout,
     errors.ReadOnlySqlTransaction,
 )
 
@@ -53,6 +54,6 @@ def meaning(error: Error) -> DbError | None:
         return NotFound()
     if isinstance(error, errors.InsufficientPrivilege):
         return NotFound() if error.diag.source_function == "ExecWithCheckOptions" else None
-    if isinstance(error, _BUSY) or (isinstance(error, errors.OperationalError)):
+    if isinstance(error, (errors.OperationalError, *_BUSY)):
         return Unavailable(type(error).__name__)
     return None

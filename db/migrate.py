@@ -1,21 +1,25 @@
 """Bring the schema to a revision, alone: several processes may call it at once."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool, create_engine, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 
 from db import schema
 
 # Any number that is ours alone: "covenant" in ASCII, cut to 63 bits.
 LOCK = int.from_bytes(b"covenant", "big") >> 1
-LOCK_TIMEOUT_MS = 3000
+# Whoever reads a table waits behind a migration that waits for it: seldom longer than this.
+LOCK_TIMEOUT_MS = 300
+ATTEMPTS = 10
+PAUSE = 1.0
 POLL = 0.1
 PATIENCE = 120
 
@@ -32,24 +36,46 @@ def upgrade(url: str, revision: str = "head") -> tuple[str | None, str]:
     with _connected(url) as connection:
         before = _revision(connection)
         if before is None or before < schema.head() or revision != "head":
-            command.upgrade(_config(connection), revision)
+            _patiently(command.upgrade, connection, revision)
         return before, _revision(connection) or ""
 
 
 def downgrade(url: str, revision: str) -> None:
     """Downgrade to `revision`, `base` for none. Raises `MigrationError`."""
     with _connected(url) as connection:
-        command.downgrade(_config(connection), revision)
+        _patiently(command.downgrade, connection, revision)
+
+
+def _patiently(
+    change: Callable[[Config, str], None], connection: Connection, revision: str
+) -> None:
+    """Try again after a lock timeout: each revision is a transaction, so none is half done."""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(PAUSE)
+        try:
+            return change(_config(connection), revision)
+        except OperationalError as error:
+            if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
+                raise
+            connection.rollback()
+    raise MigrationError(
+        f"a lock was not to be had in {ATTEMPTS} attempts of {LOCK_TIMEOUT_MS} ms:"
+        " another session holds the table"
+    )
 
 
 @contextmanager
 def _connected(url: str) -> Iterator[Connection]:
     try:
         parts = psycopg.conninfo.conninfo_to_dict(url, connect_timeout=5)
-    except psycopg.Error as error:
-        raise MigrationError(f"MIGRATION_DATABASE_URL: {_line(error)}") from None
+    except psycopg.Error:  # what libpq says of it repeats the password
+        raise MigrationError("MIGRATION_DATABASE_URL: not a URL that libpq understands") from None
     engine = create_engine(
-        "postgresql+psycopg://", connect_args=parts, poolclass=NullPool, isolation_level="AUTOCOMMIT"
+        "postgresql+psycopg://",
+        connect_args=parts,
+        poolclass=NullPool,
+        isolation_level="AUTOCOMMIT",
     )
     try:
         with engine.connect() as connection:
@@ -60,6 +86,8 @@ def _connected(url: str) -> Iterator[Connection]:
             yield connection.execution_options(isolation_level="READ COMMITTED")
     except DBAPIError as error:
         raise MigrationError(_line(error.orig or error)) from error
+    except CommandError as error:
+        raise MigrationError(_line(error)) from error
     finally:
         engine.dispose()
 
@@ -97,5 +125,6 @@ def _config(connection: Connection) -> Config:
 
 
 def _line(error: BaseException) -> str:
+    """The first line: what follows are hints, and the statement."""
     lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__
+    return lines[0].strip() if lines else type(error).__name__

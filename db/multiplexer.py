@@ -1,46 +1,43 @@
 """Many requests in flight on a few PostgreSQL connections, each in a transaction of its own.
 
-A request is everything up to a Sync: bind the settings, run one statement. The server makes that
-one implicit transaction, so that the settings end with it and an error stays with its request
-(https://www.postgresql.org/docs/current/libpq-pipeline-mode.html). Limits, too, are bound per
-request: that holds behind every pooler, and costs a microsecond.
+A request is all up to a Sync: bind the settings, run one statement. The server makes of it one
+implicit transaction, so that the settings end with it and an error stays its own (PostgreSQL:
+libpq pipeline mode). Limits are bound per request too, which holds behind every pooler.
 """
 
 import asyncio
-import itertools
-import logging
 import random
 import re
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.errors import error_from_result
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 
-NAMES = 200  # prepared statements of one connection; what comes later is parsed each time
+NAMES = 200  # prepared statements per connection; what comes later is parsed each time
 STUCK = 0.05  # from this age of a statement on, nothing new is sent behind it
-RETRY = 0.02, 0.5  # first and longest pause between two attempts to connect
+PAUSES = 0.02, 0.5  # first and longest, between two attempts to connect
 ROWS = 2_000  # converted at a time, so that a large result lets others in
-
-# What else SQL has may outlast the Sync (set, begin, listen, declare) or end the pipeline (copy).
+# Other SQL may outlast the Sync (set, begin, listen, declare) or wedge the pipeline (copy).
 ALLOWED = re.compile(r"[\s(]*(select|insert|update|delete|merge|with|values|table)\b", re.I)
-STALE = {b"0A000", b"26000"}  # the result's type has changed; no such prepared statement
-DONE = {ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK}
+STALE = b"0A000", b"26000"  # the type of the result has changed; no such prepared statement
 
-log = logging.getLogger(__name__)
+Step = tuple[bytes, list[bytes | None]]  # SQL and its parameters
+NOTHING: Step = b"select", []
+Answer = PGresult | Exception | None  # None: better send it again
 
 
 class Busy(Exception):
-    """More requests than fit: nothing was sent, safe to retry."""
+    """More requests than fit: nothing was sent."""
 
 
 class Away(Exception):
-    """The database cannot be reached, or went away; `maybe_done` if a write may have happened."""
+    """The database could not be reached, or went away: then a write has `maybe_done` its work."""
 
     def __init__(self, reason: str, *, maybe_done: bool = False) -> None:
         super().__init__(reason)
@@ -55,196 +52,137 @@ class Stats:
 
 
 @dataclass(slots=True, eq=False)
-class _Request:
-    answer: asyncio.Future[PGresult | Exception]
-    steps: tuple[tuple[bytes, list[bytes | None]], ...]  # SQL and parameters of bind, statement
+class _Flight:
+    answer: asyncio.Future[Answer]
+    steps: tuple[Step, Step]
     limit: float
     named: bool
-    retried: bool = False
-    moved: bool = False
-    flights: int = 0
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """A request on one connection."""
-
-    request: _Request
-    named: bool
-    prepared: list[bytes] = field(default_factory=list)
+    spare: int  # a read is sent again if it is slow (2) or its connection is lost (2, 1); -1: write
+    began: float  # when the request came
+    prepares: bool = False
+    due: int = 0  # results
     result: PGresult | None = None
-    error: PGresult | None = None
+
+    def end(self, answer: Answer, spare: int = 0) -> None:
+        if not self.answer.done():
+            self.spare = spare
+            self.answer.set_result(answer)
 
 
-def _ends_session(error: PGresult) -> bool:
-    severity = error.error_field(DiagnosticField.SEVERITY_NONLOCALIZED)
-    severity = severity or error.error_field(DiagnosticField.SEVERITY)  # PgBouncer sends this one
-    return severity in (b"FATAL", b"PANIC", None)  # None: libpq itself, the connection broke
-
-
-@lru_cache
-def _bind(settings: int, read_only: bool) -> bytes:
-    """Return the SQL that binds so many settings and, as its last parameter, the time limit."""
-    pairs = [f"set_config(${2 * n + 1}, ${2 * n + 2}, true)" for n in range(settings)]
-    pairs.append(f"set_config('statement_timeout', ${2 * settings + 1}, true)")
-    if read_only:
-        pairs.append("set_config('transaction_read_only', 'on', true)")
-    return f"select {', '.join(pairs)}".encode()
-
-
-@lru_cache(1024)
-def _statement(sql: str) -> bytes:
-    if not ALLOWED.match(sql):
-        raise psycopg.NotSupportedError(f"not a query of one transaction: {sql[:40]}")
-    return _encoded(sql)
-
-
-def _encoded(text: str) -> bytes:
-    if "\0" in text:
-        raise psycopg.DataError("PostgreSQL text cannot contain NUL")
-    try:
-        return text.encode()
-    except UnicodeEncodeError as error:
-        raise psycopg.DataError(f"not valid Unicode: {error}") from error
-
-
-async def _rows(result: PGresult) -> list[tuple[bytes | None, ...]]:
-    value, columns, end = result.get_value, range(result.nfields), result.ntuples
-    rows: list[tuple[bytes | None, ...]] = []
-    for start in range(0, end, ROWS):
-        if start:
-            await asyncio.sleep(0)
-        some = range(start, min(start + ROWS, end))
-        rows += [tuple([value(row, column) for column in columns]) for row in some]
-    return rows
-
-
+@dataclass(eq=False)
 class _Link:
-    """Owns one connection; `progressed` is called after answers, `lost` once, at its end."""
+    """Owns one connection, which is one of `links` until it is lost."""
 
-    def __init__(
-        self,
-        connection: psycopg.AsyncConnection[tuple[object, ...]],
-        progressed: Callable[[], None],
-        lost: Callable[["_Link", str], None],
-    ) -> None:
-        self.connection, self.flights = connection, deque[_Flight]()
-        self.since = 0.0  # when the oldest flight became that
-        self.gone = asyncio.Event()
-        self._progressed, self._lost = progressed, lost
-        self._loop = asyncio.get_running_loop()
-        self._names: dict[bytes, bytes] = {}
-        self._dropped: list[bytes] = []
-        self._numbers = itertools.count()
-        self._writing = False
-        self._pg = connection.pgconn
-        self._fd = self._pg.socket
-        self._pg.nonblocking = 1
-        self._pg.enter_pipeline_mode()
-        self._loop.add_reader(self._fd, self.receive)
+    connection: psycopg.AsyncConnection[tuple[object, ...]]
+    links: "list[_Link]"
+    progressed: Callable[[], None]
+    flights: deque[_Flight] = field(default_factory=deque)
+    since: float = 0.0  # when the oldest flight became that
+    names: dict[bytes, bytes] = field(default_factory=dict)
+    ready: set[bytes] = field(default_factory=set)
+    writing: bool = False
+    suspect: bool = False
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    reason: str = ""
 
-    def send(self, request: _Request) -> None:
-        flight = _Flight(request, request.named)
-        request.flights += 1
+    def __post_init__(self) -> None:
+        self.loop, self.pg = asyncio.get_running_loop(), self.connection.pgconn
+        self.fd = self.pg.socket
+        self.pg.nonblocking = 1
+        self.pg.enter_pipeline_mode()
+        self.loop.add_reader(self.fd, self.receive)
+        self.links.append(self)
+
+    def send(self, flight: _Flight) -> None:
         if not self.flights:
-            self.since = self._loop.time()
+            self.since = self.loop.time()
         self.flights.append(flight)
         try:
-            while self._dropped:
-                self._pg.send_close_prepared(self._dropped.pop())
-            for sql, parameters in request.steps:
-                if name := self._name(sql, flight):
-                    self._pg.send_query_prepared(name, parameters)
-                else:
-                    self._pg.send_query_params(sql, parameters)
-            self._pg.pipeline_sync()
+            for sql, parameters in flight.steps:
+                self._query(flight, sql, parameters)
+            self.pg.pipeline_sync()
         except psycopg.Error as error:
-            return self._fail(error)
-        self._flush()
+            self.receive(str(error))
+        else:
+            self._flush()
 
-    def _name(self, sql: bytes, flight: _Flight) -> bytes | None:
-        if not flight.named:
-            return None
-        name = self._names.get(sql)
-        if name is None and len(self._names) < NAMES:
-            name = self._names[sql] = b"m%d" % next(self._numbers)
-            self._pg.send_prepare(name, sql)
-            flight.prepared.append(sql)
-        return name
+    def _query(self, flight: _Flight, sql: bytes, parameters: list[bytes | None]) -> None:
+        name, flight.due = self.names.get(sql), flight.due + 1
+        if name is None and len(self.names) < NAMES:
+            name = self.names[sql] = b"m%d" % len(self.names)
+        if name is None or not flight.named:
+            self.pg.send_query_params(sql, parameters)
+            return
+        if sql not in self.ready:
+            self.pg.send_close_prepared(name)
+            self.pg.send_prepare(name, sql)
+            self.ready.add(sql)
+            flight.prepares, flight.due = True, flight.due + 2
+        self.pg.send_query_prepared(name, parameters)
 
     def _flush(self) -> None:
         try:
-            full = bool(self._pg.flush())
-            # While it writes, libpq also reads, and then the socket never becomes readable.
-            unread = not self._pg.is_busy()
+            full = bool(self.pg.flush())
         except psycopg.Error as error:
-            return self._fail(error)
-        if full and not self._writing:
-            self._loop.add_writer(self._fd, self._flush)
-        elif self._writing and not full:
-            self._loop.remove_writer(self._fd)
-        self._writing = full
-        if unread:
-            self._loop.call_soon(self.receive)
+            self.receive(str(error))
+            return
+        if full and not self.writing:
+            self.loop.add_writer(self.fd, self._flush)
+        elif self.writing and not full:
+            self.loop.remove_writer(self.fd)
+        self.writing = full
+        if not self.pg.is_busy():  # libpq reads, too, while it writes
+            self.loop.call_soon(self.receive)
 
-    def receive(self) -> None:
-        """Hand out the answers that have arrived."""
+    def receive(self, lost: str = "") -> None:
+        """Hand out the answers that have come, also those before the connection was `lost`."""
         if self.gone.is_set():
             return
-        broken = None
         try:
-            self._pg.consume_input()
+            self.pg.consume_input()
         except psycopg.Error as error:
-            broken = str(error)  # what came before the end still counts
-        now = self._loop.time()
-        while self.flights and not self._pg.is_busy():
-            result, flight = self._pg.get_result(), self.flights[0]
-            if result is None:
-                continue
-            if result.status in DONE:
-                flight.result = result
-            elif result.status == ExecStatus.PIPELINE_SYNC:
-                self.since = now
-                self._finish(self.flights.popleft())
-            elif result.status == ExecStatus.FATAL_ERROR:
-                if _ends_session(result):
-                    return self.lose(result.get_error_message())
-                flight.error = result
-            elif result.status != ExecStatus.PIPELINE_ABORTED:
-                flight.request.retried = True
-                return self.lose(f"a result of the unexpected kind {result.status}")
-        if broken:
-            return self.lose(broken)
-        self._progressed()
+            lost = lost or str(error)
+        nulls = 0  # two in a row: libpq knows of no more
+        while self.flights and nulls < 2 and not self.pg.is_busy():
+            nulls += 1
+            if result := self.pg.get_result():
+                nulls = 0
+                self._accept(result, self.flights[0])
+        if lost:
+            self.lose(lost)
+        self.progressed()
 
-    def _finish(self, flight: _Flight) -> None:
-        request, answer = flight.request, flight.error or flight.result
-        request.flights -= 1
-        if flight.error:
-            state = flight.error.error_field(DiagnosticField.SQLSTATE)
-            stale = flight.named and state in STALE
-            for sql in [sql for sql, _ in request.steps] if stale else flight.prepared:
-                if name := self._names.pop(sql, None):
-                    self._dropped.append(name)
-            if stale and not request.answer.done():  # all of it was rolled back
-                request.named = False
-                return self.send(request)
-        if answer and not request.answer.done():
-            request.answer.set_result(answer)
-
-    def _fail(self, error: psycopg.Error) -> None:
-        self.receive()  # what came before the end still counts
-        self.lose(str(error))
+    def _accept(self, result: PGresult, flight: _Flight) -> None:
+        status = result.status
+        if status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+            flight.result, flight.due = result, flight.due - 1
+        elif status == ExecStatus.FATAL_ERROR and not _ends_session(result):
+            flight.result, flight.due = result, 0
+            if flight.prepares or result.error_field(DiagnosticField.SQLSTATE) in STALE:
+                self.ready.difference_update(sql for sql, _ in flight.steps)
+        elif status == ExecStatus.PIPELINE_SYNC and flight.result and not flight.due:
+            self.since, self.suspect = self.loop.time(), False
+            self.flights.popleft().end(flight.result)
+        elif status != ExecStatus.PIPELINE_ABORTED:
+            self.lose(f"{ExecStatus(status).name}: {result.get_error_message()}")
 
     def lose(self, reason: str) -> None:
         if self.gone.is_set():
             return
+        self.reason = reason.strip()
         self.gone.set()
-        self._loop.remove_reader(self._fd)
-        self._loop.remove_writer(self._fd)
-        self._pg.finish()
-        self._lost(self, reason)
-        self.flights.clear()
+        self.links.remove(self)
+        self.loop.remove_reader(self.fd)
+        self.loop.remove_writer(self.fd)
+        self.pg.finish()
+        while self.flights:
+            spare = (flight := self.flights.popleft()).spare
+            flight.end(None if spare > 0 else Away(self.reason, maybe_done=spare < 0))
+        for link in tuple(self.links):  # one is rarely lost alone: nothing new before it answers
+            link.suspect = True
+            if not link.flights:
+                probe = self.loop.create_future()
+                link.send(_Flight(probe, (NOTHING, NOTHING), 0, False, -1, self.loop.time()))
 
 
 class Multiplexer:
@@ -260,22 +198,21 @@ class Multiplexer:
         read_only: bool,
         prepare: bool = True,
     ) -> None:
-        """`depth`: in flight per connection; `timeout`: how long a request waits to be sent.
+        """Send up to `depth` requests per connection; up to `waiting` more wait for `timeout`.
 
-        `prepare=False` behind PgBouncer before 1.21 or without max_prepared_statements. Raises
-        `psycopg.ProgrammingError` for a malformed `conninfo`.
+        Behind a pooler in transaction mode `depth` must be 1, as it is without `prepare`:
+        PgBouncer may part a request from its settings while an earlier one runs (its issue 759).
+        Before PgBouncer 1.21 `prepare` must be False.
         """
-        given = {"connect_timeout": 5} | conninfo_to_dict(conninfo)
-        self._conninfo = make_conninfo("", **given | {"client_encoding": "utf8"})
-        self._connections, self._depth, self._most_waiting = connections, depth, waiting
+        self._conninfo = make_conninfo(conninfo, connect_timeout=5, client_encoding="utf8")
+        self._connections = connections
+        self._depth, self._most_waiting = depth if prepare else 1, waiting
         self._timeout, self._statement_timeout = timeout, statement_timeout
         self._read_only, self._prepare = read_only, prepare
         self._links: list[_Link] = []
-        self._keepers: list[asyncio.Task[None]] = []
-        self._waiting: OrderedDict[_Request, asyncio.TimerHandle] = OrderedDict()
-        self._watching: asyncio.TimerHandle | None = None
-        self._closing = False
-        self._reason = "not connected yet"
+        self._waiting: OrderedDict[_Flight, float] = OrderedDict()  # since when
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closing, self._closed, self._reason = False, False, "not connected yet"
 
     @property
     def connected(self) -> bool:
@@ -288,25 +225,29 @@ class Multiplexer:
 
     async def open(self) -> None:
         """Start to connect, and return at once, also when the database is away."""
-        self._keepers = [asyncio.create_task(self._keep()) for _ in range(self._connections)]
+        work = self._watch(), *[self._keep() for _ in range(self._connections)]
+        self._tasks = [asyncio.create_task(task) for task in work]
 
-    async def close(self, timeout: float = 5) -> None:
+    async def close(self, timeout: float = 5) -> None:  # noqa: ASYNC109
         """Finish what was accepted, cancel what still runs after `timeout`, disconnect."""
         self._closing = True
-        flights = [flight.request for link in self._links for flight in link.flights]
-        if answers := [request.answer for request in (*flights, *self._waiting)]:
-            await asyncio.wait(answers, timeout=timeout)
-        for keeper in self._keepers:
-            keeper.cancel()
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout
+        while (left := end - loop.time()) > 0:
+            flights = [*self._waiting, *[one for link in self._links for one in link.flights]]
+            if not (answers := [one.answer for one in flights if not one.answer.done()]):
+                break
+            await asyncio.wait(answers, timeout=left)
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
         running = [link.connection for link in self._links if link.flights]
-        cancelled = (connection.cancel_safe(timeout=1) for connection in running)
-        await asyncio.gather(*cancelled, *self._keepers, return_exceptions=True)
+        cancelled = [connection.cancel_safe(timeout=1) for connection in running]
+        await asyncio.gather(*cancelled, *self._tasks, return_exceptions=True)
         for link in tuple(self._links):
             link.lose("closed")
-        for request in tuple(self._waiting):
-            self._refuse(request, Away("closed"))
-        if self._watching:
-            self._watching.cancel()
+        for flight in self._waiting:
+            flight.end(Away("closed"))
 
     async def fetch(
         self,
@@ -319,126 +260,151 @@ class Multiplexer:
         """Bind `settings`, run `sql` with `$1`… bound to `parameters`, return its rows as text.
 
         When cancelled, the result is dropped; a statement that was sent runs on. An answer later
-        than `statement_timeout` + `timeout` counts as a lost connection. Reads are sent once more
+        than `statement_timeout` + `timeout` is not waited for. Reads are sent once more
         when theirs is lost. Raises `Busy`, `Away` and `psycopg.Error` by SQLSTATE.
         """
+        limit = self._statement_timeout if statement_timeout is None else statement_timeout
+        bound = [_encoded(text) for setting in settings for text in setting]
+        bind = _bind(len(settings), self._read_only), [*bound, b"%d" % max(1, limit * 1000)]
+        steps = bind, (_statement(sql), [_encoded(text) for text in parameters])
+        named, spare = self._prepare, 2 if self._read_only else -1
         if self._closing:
             raise Away("closed")
-        limit = self._statement_timeout if statement_timeout is None else statement_timeout
-        bound: list[bytes | None] = [_encoded(text) for setting in settings for text in setting]
-        bound.append(b"%d" % max(1, round(limit * 1000)))
-        bind = _bind(len(settings), self._read_only), bound
-        statement = (
-            _statement(sql),
-            [None if text is None else _encoded(text) for text in parameters],
-        )
-        if len(parameters) > 65_535:
-            raise psycopg.DataError("more than 65535 parameters")
-        answer = asyncio.get_running_loop().create_future()
-        request = _Request(answer, (bind, statement), limit, self._prepare)
-        if not self._waiting and (link := self._free()):
-            self._send(link, request)
-        elif len(self._waiting) >= self._most_waiting:
+        if len(self._waiting) >= self._most_waiting:
             raise Busy(f"{len(self._waiting)} requests wait already")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        while True:
+            flight = _Flight(loop.create_future(), steps, limit, named, spare, began)
+            answer = await self._fly(flight)
+            if isinstance(answer, Exception):
+                raise answer
+            if answer is None:
+                spare = flight.spare
+            elif answer.status != ExecStatus.FATAL_ERROR:
+                return await _rows(answer)
+            elif named and answer.error_field(DiagnosticField.SQLSTATE) in STALE:
+                named = False  # its transaction was undone
+            else:
+                raise psycopg.errors.error_from_result(answer)
+
+    async def _fly(self, flight: _Flight) -> Answer:
+        if self._closed:
+            return Away("closed")
+        if not self._waiting and (link := self._free()):
+            link.send(flight)
         else:
-            self._enqueue(request)
+            self._waiting[flight] = asyncio.get_running_loop().time()
         try:
-            result = await answer
+            return await flight.answer
         finally:
-            if timer := self._waiting.pop(request, None):
-                timer.cancel()
-        if isinstance(result, Exception):
-            raise result
-        if result.status == ExecStatus.FATAL_ERROR:
-            raise error_from_result(result)
-        return await _rows(result)
+            self._waiting.pop(flight, None)
 
     def _free(self) -> _Link | None:
         now, best, least = asyncio.get_running_loop().time(), None, self._depth
         for link in self._links:
             count = len(link.flights)
-            if count < least and (not count or now - link.since < STUCK):
+            if count < least and not link.suspect and (not count or now - link.since < STUCK):
                 best, least = link, count
         return best
 
-    def _send(self, link: _Link, request: _Request) -> None:
-        link.send(request)
-        if not self._watching:
-            self._watching = asyncio.get_running_loop().call_later(STUCK, self._watch)
-
-    def _enqueue(self, request: _Request) -> None:
-        loop = asyncio.get_running_loop()
-        self._waiting[request] = loop.call_later(self._timeout, self._expire, request)
-
-    def _expire(self, request: _Request) -> None:
-        waited = f"waited {self._timeout} s"
-        away = Away(f"{waited}; {self._reason}")
-        self._refuse(request, Busy(waited) if self._links else away)
-
-    def _refuse(self, request: _Request, error: Exception) -> None:
-        if timer := self._waiting.pop(request, None):
-            timer.cancel()
-        if not request.answer.done():
-            request.answer.set_result(error)
-
     def _dispatch(self) -> None:
         while self._waiting and (link := self._free()):
-            request, timer = self._waiting.popitem(last=False)
-            timer.cancel()
-            if not request.answer.done():
-                self._send(link, request)
+            flight, _ = self._waiting.popitem(last=False)
+            if not flight.answer.done():
+                link.send(flight)
 
-    def _watch(self) -> None:
-        """End connections that have gone silent, and move reads from behind a slow one."""
-        loop = asyncio.get_running_loop()
-        self._watching = None
-        for link in tuple(self._links):
-            link.receive()  # first: it may be this process that was slow
-            age = loop.time() - link.since
-            if link.flights and age > link.flights[0].request.limit + self._timeout:
-                link.lose("no answer in time")
-            elif self._read_only and age > STUCK:
-                for flight in itertools.islice(tuple(link.flights), 1, None):
-                    request = flight.request
-                    if not (request.moved or request.answer.done()) and (other := self._free()):
-                        request.moved = True
-                        other.send(request)
-        if any(link.flights for link in self._links):
-            self._watching = loop.call_later(STUCK, self._watch)
+    async def _watch(self) -> None:
+        """End what took too long and connections gone silent; move reads from behind slow ones.
 
-    def _lost(self, link: _Link, reason: str) -> None:
-        self._links.remove(link)
-        self._reason = reason.strip()
-        for flight in reversed(link.flights):
-            request = flight.request
-            request.flights -= 1
-            if request.flights or request.answer.done():
-                continue
-            if self._read_only and not (request.retried or self._closing):
-                request.retried = True
-                self._enqueue(request)
-                self._waiting.move_to_end(request, last=False)
-            else:
-                self._refuse(request, Away(self._reason, maybe_done=not self._read_only))
-        asyncio.get_running_loop().call_soon(self._dispatch)
+        That a tick serves them all spares each request a timer of its own.
+        """
+        loop, late = asyncio.get_running_loop(), f"waited {self._timeout} s"
+        while True:
+            await asyncio.sleep(STUCK)
+            for flight, since in self._waiting.items():
+                if loop.time() - since < self._timeout:
+                    break
+                flight.end(Busy(late) if self._links else Away(f"{late}: {self._reason}"))
+            for link in tuple(self._links):
+                link.receive()  # first: it may be this process that was slow
+                self._expire(link)
+                age = loop.time() - link.since
+                if link.flights and age > link.flights[0].limit + self._timeout:
+                    link.lose("no answer in time")
+                elif len(link.flights) > 1 and age > STUCK and (other := self._free()):
+                    for flight in islice(link.flights, 1, 1 + self._depth - len(other.flights)):
+                        if flight.spare == 2:
+                            flight.end(None, spare=1)
+
+    def _expire(self, link: _Link) -> None:
+        """Behind a lock, each of many would wait its own limit in turn: no longer than together."""
+        now, expired = asyncio.get_running_loop().time(), 0
+        for flight in link.flights:
+            if now - flight.began < flight.limit + self._timeout:
+                break
+            flight.end(Away("no answer in time", maybe_done=flight.spare < 0))
+            expired += 1
+        if expired and expired == len(link.flights):
+            link.lose("no answer in time")
 
     async def _keep(self) -> None:
         """Keep one connection, for ever."""
-        loop = asyncio.get_running_loop()
-        pause, longest = RETRY
+        loop, (pause, longest) = asyncio.get_running_loop(), PAUSES
         while True:
             began = loop.time()
             try:
                 connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
-                link = _Link(connection, self._dispatch, self._lost)
-                self._links.append(link)
+                link = _Link(connection, self._links, self._dispatch)
                 self._dispatch()
                 await link.gone.wait()
-            except (psycopg.Error, OSError) as error:
+                self._reason = link.reason
+            except Exception as error:
                 self._reason = str(error).strip()
             if loop.time() - began > 2 * longest:
-                pause = RETRY[0]
-            if pause == RETRY[0]:
-                log.warning("no connection to PostgreSQL: %s", self._reason)
+                pause = PAUSES[0]
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
             pause = min(2 * pause, longest)
+
+
+def _ends_session(error: PGresult) -> bool:
+    severity = error.error_field(DiagnosticField.SEVERITY_NONLOCALIZED)
+    severity = severity or error.error_field(DiagnosticField.SEVERITY)  # PgBouncer sends this one
+    return severity in (b"FATAL", b"PANIC", None)  # None: libpq itself, the connection broke
+
+
+@lru_cache
+def _bind(settings: int, read_only: bool) -> bytes:
+    """Return the SQL that binds so many settings and, as its last parameter, the time limit."""
+    calls = [f"set_config(${2 * n + 1}, ${2 * n + 2}, true)" for n in range(settings)]
+    calls.append(f"set_config('statement_timeout', ${2 * settings + 1}, true)")
+    if read_only:
+        calls.append("set_config('transaction_read_only', 'on', true)")
+    return f"select {', '.join(calls)}".encode()
+
+
+@lru_cache(1024)
+def _statement(sql: str) -> bytes:
+    if not ALLOWED.match(sql):
+        raise psycopg.NotSupportedError(f"cannot run in a transaction of its own: {sql[:40]}")
+    return _encoded(sql) or b""
+
+
+def _encoded(text: str | None) -> bytes | None:
+    if text is not None and "\0" in text:
+        raise psycopg.DataError("PostgreSQL text cannot contain NUL")
+    try:
+        return None if text is None else text.encode()
+    except UnicodeEncodeError as error:
+        raise psycopg.DataError(f"not valid Unicode: {error}") from error
+
+
+async def _rows(result: PGresult) -> list[tuple[bytes | None, ...]]:
+    value, columns, count = result.get_value, range(result.nfields), result.ntuples
+    rows: list[tuple[bytes | None, ...]] = []
+    for start in range(0, count, ROWS):
+        if start:
+            await asyncio.sleep(0)
+        some = range(start, min(start + ROWS, count))
+        rows += [tuple([value(row, column) for column in columns]) for row in some]
+    return rows

@@ -17,22 +17,69 @@ FLOORS = {15: 150_020, 16: 160_016, 17: 170_012, 18: 180_007}
 # They hold no tenant's data; the service may insert into one and read the other.
 OPEN_TABLES = ("used_org_ids", "alembic_version")
 
-TENANT = "( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid AS \"nullif\")"
+# As the server prints them, without the alias that it adds.
+_TENANT = "( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid)"
+_SUBJECT = "( SELECT NULLIF(current_setting('app.subject'::text, true), ''::text))"
+_MINE = "(id IN ( SELECT memberships.org_id FROM memberships WHERE {}))"
+_OWNED = f"((memberships.role = 'owner'::text) AND (memberships.subject = {_SUBJECT}))"
+# What opens a row besides the tenant's policy: {(table, command): USING}.
+MEMBER_POLICIES = {
+    ("memberships", "r"): f"(subject = {_SUBJECT})",
+    ("organizations", "r"): _MINE.format(f"(memberships.subject = {_SUBJECT})"),
+    ("organizations", "d"): _MINE.format(_OWNED),
+}
 
-_BYPASS = """
-select rolname, rolsuper, rolbypassrls,
+# Also the role that signed in: `reset role` leads back to it.
+_ROLES = """
+select r.rolname, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolreplication,
     exists (select from pg_auth_members m where m.member = r.oid),
-    exists (select from pg_class c where c.relowner = r.oid and c.relkind in ('r', 'p'))
-from pg_roles r where rolname = current_user"""
+    exists (select from pg_class c where c.relowner = r.oid and c.relkind in ('r', 'p')),
+    exists (select from pg_namespace n where n.nspowner = r.oid)
+        or exists (select from pg_database d where d.datdba = r.oid)
+from pg_roles r where r.rolname in (current_user, session_user)"""
+_ROLE_FAULTS = (
+    "is a superuser",
+    "has BYPASSRLS",
+    "has CREATEROLE",
+    "has REPLICATION",
+    "is a member of another role",
+    "owns tables",
+    "owns the database or a schema",
+)
 
 _TABLES = """
-select c.relname, c.relrowsecurity, c.relforcerowsecurity,
-    (select count(*) from pg_policy p where p.polrelid = c.oid and p.polcmd = '*'
-        and p.polpermissive and p.polroles = '{0}'
-        and pg_get_expr(p.polqual, c.oid) = pg_get_expr(p.polwithcheck, c.oid)
-        and replace(pg_get_expr(p.polqual, c.oid), ' AS "nullif"', '') in (%s, %s))
+select c.oid, c.relname, c.relrowsecurity, c.relforcerowsecurity,
+    not has_table_privilege(c.oid, 'truncate')
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
-where n.nspname = 'public' and c.relkind in ('r', 'p') and not c.relname = any (%s)"""
+where c.relkind in ('r', 'p') and n.nspname !~ '^(pg_|information_schema$)'
+    and (n.nspname = 'public' or has_schema_privilege(n.oid, 'usage')
+        and has_table_privilege(c.oid, 'select, insert, update, delete, truncate'))
+    and not exists (select from pg_depend d
+        where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+    and not c.relname = any (%s)"""
+
+_POLICIES = """
+select polrelid, polcmd::text, polroles = '{0}', pg_get_expr(polqual, polrelid),
+    pg_get_expr(polwithcheck, polrelid)
+from pg_policy where polpermissive"""
+
+# An owner's rights, not the reader's, decide what these show.
+_AROUND = """
+select c.relname
+from pg_class c join pg_namespace n on n.oid = c.relnamespace
+where c.relkind in ('v', 'm', 'f') and n.nspname !~ '^(pg_|information_schema$)'
+    and has_schema_privilege(n.oid, 'usage')
+    and has_any_column_privilege(c.oid, 'select, insert, update')
+    and not coalesce(c.reloptions && '{security_invoker=true,security_invoker=on}', false)
+    and not exists (select from pg_depend d
+        where d.classid = 'pg_class'::regclass and d.objid = c.oid and d.deptype = 'e')
+union all
+select f.proname || '()'
+from pg_proc f join pg_namespace n on n.oid = f.pronamespace
+where f.prosecdef and n.nspname !~ '^(pg_|information_schema$)'
+    and has_schema_privilege(n.oid, 'usage') and has_function_privilege(f.oid, 'execute')
+    and not exists (select from pg_depend d
+        where d.classid = 'pg_proc'::regclass and d.objid = f.oid and d.deptype = 'e')"""
 
 
 @dataclass(frozen=True)
@@ -64,30 +111,54 @@ async def examine(connection: psycopg.AsyncConnection[Any]) -> Finding:
     version = connection.info.server_version
     if version < MINIMUM:
         return Finding(f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed", None)
-    row = await (await connection.execute(_BYPASS)).fetchone()
-    assert row is not None
-    role, superuser, bypass, member, owner = row
-    for is_so, reason in (
-        (superuser, "is a superuser"),
-        (bypass, "has BYPASSRLS"),
-        (member, "is a member of another role"),
-        (owner, "owns tables"),
-    ):
-        if is_so:
-            return Finding(f"the role {role} could bypass the policies: it {reason}", None)
-    expected = TENANT.replace(' AS "nullif"', "")
-    tables = await connection.execute(
-        _TABLES, (f"(org_id = {expected})", f"(id = {expected})", list(OPEN_TABLES))
-    )
-    for table, enabled, forced, policies in await tables.fetchall():
+    refusal = await _role(connection) or await _tables(connection) or await _around(connection)
+    return Finding(refusal, None if refusal else floor_warning(version))
+
+
+async def _role(connection: psycopg.AsyncConnection[Any]) -> str | None:
+    roles = await connection.execute(_ROLES)
+    for role, *faults in await roles.fetchall():
+        for is_so, reason in zip(faults, _ROLE_FAULTS, strict=True):
+            if is_so:
+                return f"the role {role} could bypass the policies: it {reason}"
+    return None
+
+
+async def _tables(connection: psycopg.AsyncConnection[Any]) -> str | None:
+    policies = await (await connection.execute(_POLICIES)).fetchall()
+    tables = await connection.execute(_TABLES, (list(OPEN_TABLES),))
+    for oid, table, enabled, forced, not_truncated in await tables.fetchall():
+        permitted = [_kind(table, *policy[1:]) for policy in policies if policy[0] == oid]
         for is_so, what in (
             (enabled, "ROW LEVEL SECURITY is not enabled"),
             (forced, "ROW LEVEL SECURITY is not forced"),
-            (policies == 1, "there is no policy that confines it to a tenant"),
+            (permitted.count("tenant") == 1, "there is no policy that confines it to a tenant"),
+            (None not in permitted, "a policy opens more than the tenant's rows"),
+            (not_truncated, "the service may truncate it"),
         ):
             if not is_so:
-                return Finding(f"the table {table} is open to other tenants: {what}", None)
-    return Finding(None, floor_warning(version))
+                return f"the table {table} is open to other tenants: {what}"
+    return None
+
+
+def _kind(table: str, command: str, for_all: bool, using: str, check: str | None) -> str | None:
+    """Return "tenant" or "member" for a policy that is known, None for any other."""
+    using, check = _plain(using), _plain(check)
+    column = "id" if table == "organizations" else "org_id"
+    if for_all and command == "*" and using == check == f"({column} = {_TENANT})":
+        return "tenant"
+    if for_all and check == "" and MEMBER_POLICIES.get((table, command)) == using:
+        return "member"
+    return None
+
+
+def _plain(expression: str | None) -> str:
+    return re.sub(r"\s+", " ", (expression or "").replace(' AS "nullif"', ""))
+
+
+async def _around(connection: psycopg.AsyncConnection[Any]) -> str | None:
+    row = await (await connection.execute(_AROUND)).fetchone()
+    return f"{row[0]} shows rows with its owner's rights, not the service's" if row else None
 
 
 async def revision(connection: psycopg.AsyncConnection[Any]) -> str | None:
@@ -99,3 +170,14 @@ async def revision(connection: psycopg.AsyncConnection[Any]) -> str | None:
     except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
         return None
     return str(row[0]) if row else None
+
+
+def is_current(url: str) -> bool:
+    """Whether a migration would change nothing, asked without Alembic; False also when unknown."""
+    try:
+        with psycopg.connect(url, connect_timeout=5) as connection:
+            query = "select version_num from public.alembic_version"
+            row = connection.execute(query).fetchone()
+            return connection.info.server_version >= MINIMUM and bool(row and row[0] >= head())
+    except psycopg.Error:
+        return False

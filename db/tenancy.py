@@ -13,7 +13,7 @@ import psycopg
 from orjson import Fragment
 
 from db.database import Database
-from db.errors import NotFound, meaning
+from db.errors import NotFound, Unavailable, meaning
 
 Row = tuple[bytes | None, ...]
 
@@ -55,7 +55,7 @@ class Door:
                 self.settings, sql, parameters, read_only=self.read_only
             )
         except psycopg.Error as error:
-            raise meaning(error) or error from error
+            raise self._meaning(error) from error
 
     @asynccontextmanager
     async def transaction(self, **settings: str) -> AsyncIterator[Transaction]:
@@ -69,7 +69,16 @@ class Door:
                 await _bind(connection, bound | self.database.limits)
                 yield Transaction(connection)
         except psycopg.Error as error:
-            raise meaning(error) or error from error
+            raise self._meaning(error) from error
+
+    def _meaning(self, error: psycopg.Error) -> Exception:
+        """Return what to raise; an error that is a fault of ours stays what it is, and is a 500."""
+        if self.read_only and isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+            return error
+        known = meaning(error)
+        if known is None and self.database.reason:  # such as migrations that are behind
+            return Unavailable(self.database.reason)
+        return known or error
 
 
 def as_tenant(database: Database, org_id: str, *, read_only: bool) -> Door:

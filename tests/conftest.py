@@ -1,3 +1,3 @@
-"""Fixtures by topic: fix_postgres, fix_service."""
+"""Fixtures by topic: fix_postgres, fix_service, fix_tools."""
 
-pytest_plugins = ["tests.fix_postgres", "tests.fix_service"]
+pytest_plugins = ["tests.fix_postgres", "tests.fix_service", "tests.fix_tools"]

@@ -17,6 +17,7 @@ import pytest
 
 from handlers import keys
 from tests.fix_postgres import Database
+from tests.fix_problems import on_response
 
 ROOT = Path(__file__).parent.parent
 PATIENCE = 20.0
@@ -33,7 +34,12 @@ class Service:
     keys_dir: Path
 
     def http(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=15, **options)
+        """A client that holds every refusal against the contract's problem."""
+        hooks = {"response": [on_response]}
+        # There is no TLS here, and loading certificates takes longer than a test.
+        return httpx.Client(
+            base_url=self.url, timeout=15, event_hooks=hooks, verify=False, **options
+        )
 
     def lines(self) -> str:
         return self.log.read_text(errors="replace")
@@ -142,6 +148,25 @@ def service(tmp_path_factory: pytest.TempPathFactory, database: Database) -> Ite
         yield running
 
 
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory, database: Database) -> Iterator[Service]:
+    """A service that also has the operations of tests/plant/."""
+    folder = tmp_path_factory.mktemp("planted")
+    plant = str(folder / "contract.json")
+    with serving(
+        folder, database.app_url, command=("-m", "tests.planted"), PLANT_FILE=plant
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def strict(tmp_path_factory: pytest.TempPathFactory, database: Database) -> Iterator[Service]:
+    """A service that limits guests and has no Swagger UI."""
+    folder = tmp_path_factory.mktemp("strict")
+    with serving(folder, database.app_url, GUEST_LIMIT="20/minute", SWAGGER_UI="false") as running:
+        yield running
+
+
 @contextmanager
 def tenant(service: Service, name: str) -> Iterator[Tenant]:
     """A new tenant of any service."""
@@ -150,6 +175,13 @@ def tenant(service: Service, name: str) -> Iterator[Tenant]:
         yield made
     finally:
         made.http.close()
+
+
+@pytest.fixture(scope="session")
+def someone(service: Service) -> Iterator[Tenant]:
+    """A tenant for tests that are refused before they change anything."""
+    with tenant(service, "Someone") as made:
+        yield made
 
 
 @pytest.fixture

@@ -9,11 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from handlers.runtime import local
 
 WATCHED = ("openapi", "handlers", "db")
+SUFFIXES = (".py", ".yaml", ".json")
 POLL = 0.3
 
 
@@ -44,24 +46,23 @@ def _follow() -> None:
 
 
 def _stamp() -> dict[Path, int]:
-    files = (f for folder in WATCHED for f in Path(folder).rglob("*") if f.suffix in (".py", ".yaml", ".json"))
+    files = (file for folder in WATCHED for file in Path(folder).rglob("*"))
     stamps = {}
     for file in files:
-        try:
-            stamps[file] = file.stat().st_mtime_ns
-        except FileNotFoundError:
-            continue
+        if file.suffix in SUFFIXES:
+            with suppress(FileNotFoundError):
+                stamps[file] = file.stat().st_mtime_ns
     return stamps
 
 
 def _accepted() -> bool:
     """Load the contract and assemble the service as the new process would."""
     check = [sys.executable, "-m", "handlers.runtime", "check"]
-    return subprocess.run(check, check=False).returncode == 0  # noqa: S603
+    return subprocess.run(check, check=False, start_new_session=True).returncode == 0
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    return subprocess.Popen(  # noqa: S603
+    return subprocess.Popen(
         [sys.executable, "-m", "handlers.runtime", "serve"],
         env={**os.environ, "DRAIN_SECONDS": "0"},
         start_new_session=True,

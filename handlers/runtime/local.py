@@ -9,15 +9,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from db import embedded, roles
+from db import embedded, roles, schema
 from db.embedded import EmbeddedError
 from handlers import keys
 from handlers.keys import KeysError
+from handlers.runtime import settings
 from handlers.runtime.exits import stop
-from handlers.runtime.serve import serve
+from handlers.runtime.serve import demand_free, serve
+from handlers.runtime.settings import SettingsError
+from openapi import contract
+from openapi.contract import ContractError
 
 LOCAL = Path(".local")
 DATABASE = "covenant"
+# What is made here when it is not given; until then these stand for it.
+MADE = {"DATABASE_URL": "postgresql://", "KEYS_DIR": str(LOCAL / "keys")}
+INTERRUPTED = 130
 
 
 def local() -> None:
@@ -28,22 +35,33 @@ def local() -> None:
 def run(service: Callable[[], None]) -> None:
     """Start what is not given, migrate, run `service`, stop what was started."""
     try:
+        _demand()
         with _database():
             _keys()
             _migrate()
             _greet()
             service()
-    except (EmbeddedError, KeysError) as error:
+    except (SettingsError, ContractError, EmbeddedError, KeysError) as error:
         stop(str(error))
+    except KeyboardInterrupt:
+        raise SystemExit(INTERRUPTED) from None
+
+
+def _demand() -> None:
+    """Refuse what would be refused later, before anything is started for nothing."""
+    given = {name: value for name, value in os.environ.items() if value}
+    read = settings.read(MADE | given)
+    if "MIGRATION_DATABASE_URL" in given and "DATABASE_URL" not in given:
+        raise SettingsError("DATABASE_URL: missing, although MIGRATION_DATABASE_URL is given")
+    contract.load()
+    demand_free(read.host, read.port)
 
 
 @contextmanager
 def _database() -> Iterator[None]:
-    if "DATABASE_URL" in os.environ:
+    if os.environ.get("DATABASE_URL"):
         yield
         return
-    if "MIGRATION_DATABASE_URL" in os.environ:
-        raise EmbeddedError("DATABASE_URL: missing, although MIGRATION_DATABASE_URL is given")
     with embedded.running(LOCAL / "postgresql") as server:
         owner, app = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
         roles.make_roles(server.url(), owner, app)
@@ -54,7 +72,7 @@ def _database() -> Iterator[None]:
 
 
 def _keys() -> None:
-    if "KEYS_DIR" in os.environ:
+    if os.environ.get("KEYS_DIR"):
         return
     directory = LOCAL / "keys"
     if not directory.is_dir() or not any(not f.name.startswith(".") for f in directory.iterdir()):
@@ -64,13 +82,14 @@ def _keys() -> None:
 
 def _migrate() -> None:
     """In a process of its own: the one that serves never holds the owner's password."""
-    url = os.environ.pop("MIGRATION_DATABASE_URL", None)
-    if url is None:
+    url = os.environ.pop("MIGRATION_DATABASE_URL", "")
+    if not url or schema.is_current(url):
         return
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-m", "handlers.runtime", "migrate"],
         env={**os.environ, "MIGRATION_DATABASE_URL": url},
         stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is for this process, which then ends that one
         check=False,
     )
     if done.returncode:
@@ -80,8 +99,11 @@ def _migrate() -> None:
 def _greet() -> None:
     host, port = os.environ.get("HOST") or "127.0.0.1", os.environ.get("PORT") or "8080"
     base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    print(f"""
+    print(
+        f"""
   Swagger UI   {base}/ui
   First call   curl -X POST {base}/auth/guest
   Stop         Ctrl-C
-""", flush=True)
+""",
+        flush=True,
+    )
