@@ -57,7 +57,7 @@ class Database:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    with _server(tmp_path_factory.mktemp("postgresql")) as (kind, url):
+    with server(tmp_path_factory.mktemp("postgresql")) as (kind, url):
         owner, app = secrets.token_hex(16), secrets.token_hex(16)
         roles.make_roles(url, owner, app)
         yield Postgres(kind, url, owner, app)
@@ -84,7 +84,7 @@ def _choice() -> str:
 
 
 @contextmanager
-def _server(directory: Path) -> Iterator[tuple[str, str]]:
+def server(directory: Path) -> Iterator[tuple[str, str]]:
     choice = _choice()
     if choice.startswith("container"):
         from testcontainers.postgres import PostgresContainer

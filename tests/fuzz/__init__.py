@@ -1,0 +1,1 @@
+"""Schemathesis against the running service, signed in and with ids that exist."""
