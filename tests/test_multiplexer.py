@@ -578,7 +578,7 @@ async def test_a_killed_backend_costs_one_retry_and_a_write_says_so(
 ) -> None:
     async with opened(way, read_only=True) as reader, opened(way, connections=1) as writer:
         reads = [
-            asyncio.create_task(reader.fetch([], f"select {n} from pg_sleep(0.05)"))
+            asyncio.create_task(reader.fetch([], f"select {n} from pg_sleep(0.2)"))
             for n in range(10)
         ]
         write = asyncio.create_task(

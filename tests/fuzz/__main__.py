@@ -13,7 +13,7 @@ from pathlib import Path
 
 from db import roles
 from openapi import contract
-from tests.fix_postgres import Postgres, _server
+from tests.fix_postgres import Postgres, server
 from tests.fix_service import Service, serving
 from tests.fuzz import runner
 
