@@ -328,7 +328,6 @@ class Multiplexer:
                 flight.end(Busy(late) if self._links else Away(f"{late}: {self._reason}"))
             for link in tuple(self._links):
                 link.receive()  # first: it may be this process that was slow
-                self._expire(link)
                 age = loop.time() - link.since
                 if link.flights and age > link.flights[0].limit + self._timeout:
                     link.lose("no answer in time")
@@ -336,6 +335,7 @@ class Multiplexer:
                     for flight in islice(link.flights, 1, 1 + self._depth - len(other.flights)):
                         if flight.spare == 2:
                             flight.end(None, spare=1)
+                self._expire(link)
 
     def _expire(self, link: _Link) -> None:
         """Behind a lock, each of many would wait its own limit in turn: no longer than together."""

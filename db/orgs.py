@@ -1,26 +1,27 @@
-"""Statements on organizations and memberships: one function, one statement."""
+"""Statements on organizations and their first membership: one function, one statement."""
 
 from orjson import Fragment
 
 from db.pages import page
 from db.tenancy import Door, Transaction, one
 
-ORGANIZATION = """json_build_object(
-    'id', o.id, 'name', o.name, 'status', o.status, 'created_at', o.created_at)"""
-
 
 async def claim_id(tx: Transaction, org_id: str) -> bool:
     """Take an org id for ever; False when it was ever taken before."""
-    return await tx.run(
+    claimed = await tx.run(
         "insert into used_org_ids (org_id) values ($1) on conflict do nothing", org_id
-    ) == 1
+    )
+    return claimed == 1
 
 
 async def insert(tx: Transaction, org_id: str, name: str) -> Fragment:
     """Make the organization whose id the transaction has bound as its tenant."""
     return one(
         await tx.fetch(
-            f"insert into organizations as o (id, name) values ($1, $2) returning {ORGANIZATION}",
+            """with org as (
+                   insert into organizations (id, name) values ($1, $2)
+                   returning id, name, status, created_at)
+               select row_to_json(org) from org""",
             org_id,
             name,
         )
@@ -38,8 +39,10 @@ async def get(subject: Door, name: str, org_id: str) -> Fragment:
     """Return an organization that the subject called `name` is a member of. Raises `NotFound`."""
     return one(
         await subject.fetch(
-            f"""select {ORGANIZATION} from memberships m join organizations o on o.id = m.org_id
-                where m.subject = $1 and m.org_id = $2""",
+            """select row_to_json(org) from (
+                   select o.id, o.name, o.status, o.created_at
+                   from memberships m join organizations o on o.id = m.org_id
+                   where m.subject = $1 and m.org_id = $2) org""",
             name,
             org_id,
         )
@@ -49,8 +52,11 @@ async def get(subject: Door, name: str, org_id: str) -> Fragment:
 async def list_(subject: Door, name: str, after: str, limit: int) -> dict[str, object]:
     """Return a page of the organizations that the subject called `name` is a member of."""
     rows = await subject.fetch(
-        f"""select o.id, {ORGANIZATION} from memberships m join organizations o on o.id = m.org_id
-            where m.subject = $1 and m.org_id > $2 order by m.org_id limit $3""",
+        """select org.id, row_to_json(org) from (
+               select o.id, o.name, o.status, o.created_at
+               from memberships m join organizations o on o.id = m.org_id
+               where m.subject = $1 and m.org_id > $2 order by m.org_id limit $3) org
+           order by org.id""",
         name,
         after,
         str(limit + 1),

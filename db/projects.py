@@ -5,15 +5,15 @@ from orjson import Fragment
 from db.pages import page
 from db.tenancy import Door, one
 
-PROJECT = """json_build_object(
-    'id', id, 'org_id', org_id, 'name', name, 'created_at', created_at)"""
-
 
 async def insert(tenant: Door, org_id: str, id: str, name: str) -> Fragment:
     """Raises `Conflict` for a name that is taken, `NotFound` for another tenant's `org_id`."""
     return one(
         await tenant.fetch(
-            f"insert into projects (org_id, id, name) values ($1, $2, $3) returning {PROJECT}",
+            """with project as (
+                   insert into projects (org_id, id, name) values ($1, $2, $3)
+                   returning id, org_id, name, created_at)
+               select row_to_json(project) from project""",
             org_id,
             id,
             name,
@@ -25,7 +25,11 @@ async def get(tenant: Door, org_id: str, id: str) -> Fragment:
     """Return one project. Raises `NotFound`, also when another tenant owns it."""
     return one(
         await tenant.fetch(
-            f"select {PROJECT} from projects where org_id = $1 and id = $2", org_id, id
+            """select row_to_json(project) from (
+                   select id, org_id, name, created_at from projects
+                   where org_id = $1 and id = $2) project""",
+            org_id,
+            id,
         )
     )
 
@@ -33,10 +37,10 @@ async def get(tenant: Door, org_id: str, id: str) -> Fragment:
 async def list_(tenant: Door, org_id: str, after: str, limit: int) -> dict[str, object]:
     """Return a page of the organization's projects. Raises `NotFound` for another tenant's."""
     rows = await tenant.fetch(
-        f"""select p.id, p.project from organizations o left join lateral (
-                select id, {PROJECT} as project from projects
-                where org_id = o.id and id > $2 order by id limit $3) p on true
-            where o.id = $1""",
+        """select project.id, row_to_json(project) from organizations left join lateral (
+               select id, org_id, name, created_at from projects
+               where org_id = organizations.id and id > $2 order by id limit $3) project on true
+           where organizations.id = $1""",
         org_id,
         after,
         str(limit + 1),

@@ -67,6 +67,4 @@ def _org_id() -> "Column[object]":
 
 
 def _created_at() -> "Column[object]":
-    return Column(
-        "created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now()
-    )
+    return Column("created_at", TIMESTAMP(timezone=True), nullable=False, server_default=func.now())

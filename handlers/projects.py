@@ -16,9 +16,7 @@ async def create(
     return project, 201, {"Location": f"/orgs/{org_id}/projects/{id}"}
 
 
-async def list_(
-    org_id: str, tenant: Door, limit: int, cursor: str | None = None
-) -> dict[str, Any]:
+async def list_(org_id: str, tenant: Door, limit: int, cursor: str | None = None) -> dict[str, Any]:
     return await projects.list_(tenant, org_id, pages.position(cursor), limit)
 
 

@@ -207,17 +207,16 @@ def _parse(source: bytes, name: str) -> tuple[dict[str, Any], dict[Place, int], 
         next(events)
         if not isinstance(extra := next(events), yaml.StreamEndEvent):
             raise _Unreadable(extra.start_mark.line + 1, (), "is followed by a second document")
-        if not isinstance(document, dict) and not flaws:
+        if not isinstance(document, dict):
             raise _Unreadable(1, (), "must be a mapping")
-        return (document if isinstance(document, dict) else {}), lines, flaws
+        return document, lines, flaws
     except UnicodeDecodeError as error:
         line, reason = source[: error.start].count(b"\n") + 1, "is not UTF-8"
     except yaml.reader.ReaderError as error:
         head = source[: error.position]
         line, reason = head.count(b"\n") + 1, f"holds a character that YAML has not: {error.reason}"
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = min(mark.line, source.count(b"\n")) + 1 if mark else 1
+        line = min(error.problem_mark.line, source.count(b"\n")) + 1
         reason = f"not YAML: {', '.join(filter(None, (error.context, error.problem)))}"
     except _Unreadable as error:
         line, place, reason = error.args
@@ -266,15 +265,15 @@ def _value(
 def _scalar(event: Any, place: Place, flaws: list[Flaw]) -> Any:
     """Return what a scalar is in JSON: a plain `no`, `0o17` or date is a string."""
     text: str = event.value
-    if event.style or event.tag is not None:
+    if event.style:
         return text
     if text in _WORDS:
         return _WORDS[text]
     line = event.start_mark.line + 1
     if _INTEGER.fullmatch(text):
-        if len(text) > 19 or not -(2**63) <= int(text) < 2**63:
+        if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
             flaws.append((line, place, "does not fit in 64 bits"))
-            return 0
+            return None
         return int(text)
     if _NUMBER.fullmatch(text) and math.isfinite(float(text)):
         return float(text)

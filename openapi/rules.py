@@ -86,7 +86,7 @@ def check(
     found = [
         *broken,
         *paths(document),
-        *schemas(document, objects),
+        *schemas(objects),
         *parameters(document, objects),
         *security(document, objects),
         *operations(document, objects, handler_fault),
@@ -526,11 +526,10 @@ def parameters(document: Any, objects: list[Object]) -> Iterator[Finding]:
                 yield place, "needs a `schema`"
             elif (schema := resolve(document, node["schema"])) and "type" not in schema:
                 yield (*place, "schema"), "the schema of a parameter needs a `type`"
-        if kind in ("path", "operation"):
-            resolved = [resolve(document, entry) for entry in entries(node, "parameters")]
-            names = Counter(_quoted([p.get("name"), p.get("in")]) for p in resolved if p)
-            for name in (name for name, times in names.items() if times > 1):
-                yield (*place, "parameters"), f"{name} is declared twice"
+        resolved = [resolve(document, entry) for entry in entries(node, "parameters")]
+        names = Counter(_quoted([p.get("name"), p.get("in")]) for p in resolved if p)
+        for name in (name for name, times in names.items() if times > 1):
+            yield (*place, "parameters"), f"{name} is declared twice"
     for place, _, _ in each_operation(document):
         declared = parameters_of(document, place)
         template = set(re.findall(r"\{([^{}]*)\}", str(place[1])))
@@ -544,16 +543,15 @@ def parameters(document: Any, objects: list[Object]) -> Iterator[Finding]:
 # Schemas and their examples
 
 
-def schemas(document: Any, objects: list[Object]) -> Iterator[Finding]:
+def schemas(objects: list[Object]) -> Iterator[Finding]:
     """Every schema says its type, is closed, and bounds what it lets in."""
     kinds = {place: kind for place, kind, _ in objects}
-    typed: dict[int, bool] = {}
     for place, kind, node in objects:
         if kind != "schema" or "$ref" in node:
             continue
-        of_parameter = place[-1] == "schema" and kinds.get(place[:-1]) == "parameter"
+        of_parameter = kinds.get(place[:-1]) == "parameter"
         is_branch = isinstance(place[-1], int) or place[-1] == "not"
-        if not of_parameter and not is_branch and not _is_typed(document, node, typed):
+        if not of_parameter and not is_branch and not _is_typed(node):
             yield place, "lacks a `type`"
         yield from ((place, reason) for reason in _limits(node))
         if reason := _format_fault(node.get("format"), node.get("type")):
@@ -562,18 +560,13 @@ def schemas(document: Any, objects: list[Object]) -> Iterator[Finding]:
             yield (*place, "pattern"), reason
 
 
-def _is_typed(document: Any, node: Any, known: dict[int, bool]) -> bool:
-    schema = resolve(document, node)
-    if not schema or id(schema) in known:
-        return known.get(id(schema), bool(table(node)))
-    known[id(schema)] = True  # until known better: a schema may contain itself
+def _is_typed(node: Any) -> bool:
+    if not isinstance(node, dict) or "type" in node or "$ref" in node:
+        return True  # what a $ref leads to is a schema, which says its own type
     all_of, any_of, one_of = (
-        [_is_typed(document, branch, known) for branch in entries(schema, key)]
-        for key in ("allOf", "anyOf", "oneOf")
+        [_is_typed(branch) for branch in entries(node, key)] for key in ("allOf", "anyOf", "oneOf")
     )
-    typed = "type" in schema or any(all_of) or all(any_of or one_of or [False])
-    known[id(schema)] = typed
-    return typed
+    return any(all_of) or all(any_of or one_of or [False])
 
 
 def _limits(node: dict[str, Any]) -> Iterator[str]:

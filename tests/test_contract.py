@@ -94,12 +94,57 @@ def test_a_refusal_reads_file_line_place_and_reason_sorted_by_line() -> None:
     assert lines[0].endswith("many-faults.yaml:12: info.version: must be string, not 1.0: quote it")
 
 
+def test_only_a_number_or_a_word_where_text_belongs_is_told_to_be_quoted() -> None:
+    for name in ("words-of-yaml-1.1", "structure-no-branch"):
+        for fault in faults_of(HERE / "contracts" / "invalid" / f"{name}.yaml"):
+            assert "quote" not in fault.reason
+
+
 def test_a_fault_is_one_printable_line_whatever_the_contract_holds(scratch: Path) -> None:
     scratch.write_text(
         'openapi: 3.0.3\ninfo: {title: T, version: "1"}\npaths: {}\n"a\\n\\e[2Jé": 1'
     )
     fault = faults_of(scratch)[-1]
     assert str(fault).endswith(r"contract.yaml:4: a\n\x1b[2Jé: unknown key")
+
+
+def test_what_only_looks_like_a_fault_is_accepted(
+    shipped: contract.Contract, scratch: Path
+) -> None:
+    document = deepcopy(shipped.document)
+    document["paths"]["/orgs/mine"] = {}
+    document["components"]["securitySchemes"]["oauth"] = {
+        "type": "oauth2",
+        "flows": {"clientCredentials": {"tokenUrl": "/token", "scopes": {"read": "to read"}}},
+    }
+    document["paths"]["/orgs"]["get"]["security"] = [{"bearer": [], "oauth": ["read"]}]
+    document["components"]["schemas"] |= {
+        "NumberByEnum": {"type": "integer", "enum": [1, 2]},
+        "Widest": {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+        "Nullable": {"type": "string", "nullable": True, "enum": ["a"], "default": None},
+        "OneOfTwo": {"anyOf": [{"type": "boolean"}, {"$ref": "#/components/schemas/Id"}]},
+        "Narrowed": {"allOf": [{"$ref": "#/components/schemas/Id"}, {"not": {"enum": ["x"]}}]},
+        "Map": {"type": "object", "required": ["a"], "additionalProperties": {"type": "boolean"}},
+        "Bytes": {"type": "string", "format": "byte", "maxLength": 8, "example": "AAEC"},
+        "Odd": {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {"$ref": {"type": "boolean"}, "x-y": {"type": "boolean"}},
+        },
+    }
+    documented = document["components"]["parameters"]["Limit"]
+    documented["examples"] = {"elsewhere": {"externalValue": "/limits.txt"}}
+    del documented["example"]
+    scratch.write_text(json.dumps(document))
+    assert isinstance(outcome(scratch), contract.Contract), outcome(scratch)
+
+
+def test_a_chain_of_refs_too_long_to_unfold_is_refused(scratch: Path) -> None:
+    document = yaml.safe_load((HERE / "contracts" / "invalid" / "object-open.yaml").read_text())
+    links = {f"S{i}": {"allOf": [{"$ref": f"#/components/schemas/S{i + 1}"}]} for i in range(900)}
+    document["components"]["schemas"] = links | {"S900": {"type": "boolean"}}
+    scratch.write_text(json.dumps(document))
+    assert {"unfolds to more than" in fault.reason for fault in faults_of(scratch)} == {True}
 
 
 @pytest.mark.parametrize(
@@ -140,6 +185,12 @@ def test_every_operation_needs_its_function(tmp_path: Path) -> None:
     )
 
 
+def test_a_verb_that_python_knows_is_handled_by_a_name_with_an_underscore() -> None:
+    verbs = ("list", "import", "get", "delete", "sign_in")
+    names = ["list_", "import_", "get", "delete", "sign_in"]
+    assert [rules.function_of(verb) for verb in verbs] == names
+
+
 def test_handlers_are_parsed_and_not_imported(tmp_path: Path) -> None:
     tags = {
         "auth": "guest token me",
@@ -163,6 +214,29 @@ def test_an_unknown_x_key_is_refused_wherever_it_stands(
     refused = {f.where for f in faults_of(scratch) if "unknown key" in f.reason}
     assert refused == {".".join(map(str, (*place, "x-nonsense"))) for place in objects}
     assert len(objects) > 100
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "x", [], [[]], [{}], {}, {"a": [{}]}], ids=repr)
+def test_a_value_of_a_wrong_type_is_refused_or_loaded_wherever_it_stands(
+    wrong: Any, scratch: Path
+) -> None:
+    file = HERE / "contracts" / "invalid" / "responses-missing-of-a-write.yaml"
+    document = yaml.safe_load(file.read_text())
+    document["components"] |= {
+        "links": {"A": {"operationId": "orgs.put"}},
+        "parameters": {
+            "B": {"name": "b", "in": "query", "schema": {"$ref": "#/components/schemas/C"}}
+        },
+        "schemas": {
+            "C": {"type": "array", "maxItems": 1, "items": {"anyOf": [{"type": "boolean"}]}}
+        },
+    }
+    for place in places(document):
+        if place:
+            changed = deepcopy(document)
+            rules.at(changed, place[:-1])[place[-1]] = wrong
+            scratch.write_text(json.dumps(changed))
+            assert outcome(scratch)
 
 
 @settings(max_examples=150, deadline=None, derandomize=True)

@@ -89,7 +89,9 @@ def test_a_walk_meets_every_project_that_stays_exactly_once(acme: Tenant) -> Non
     passing = [acme.project(f"goes {n}")["id"] for n in range(4)]
     seen, cursor = [], None
     while True:
-        page = acme.get(f"/orgs/{acme.org}/projects", limit=5, **({"cursor": cursor} if cursor else {})).json()
+        page = acme.get(
+            f"/orgs/{acme.org}/projects", limit=5, **({"cursor": cursor} if cursor else {})
+        ).json()
         seen += [item["id"] for item in page["items"]]
         acme.project(f"comes {len(seen)}")
         if passing:

@@ -17,4 +17,9 @@ if __name__ == "__main__":
     command = sys.argv[1] if len(sys.argv) == 2 else ""
     if command not in COMMANDS:
         stop(f"usage: python -m handlers.runtime {' | '.join(COMMANDS)}", 2)
-    getattr(importlib.import_module(COMMANDS[command]), command)()
+    try:
+        if command in ("serve", "check"):
+            importlib.import_module("handlers.runtime.preflight").accepted()
+        getattr(importlib.import_module(COMMANDS[command]), command)()
+    except KeyboardInterrupt:
+        stop("interrupted", 130)

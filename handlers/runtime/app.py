@@ -22,7 +22,7 @@ from handlers.keys import KeyRing, KeysError
 from handlers.runtime.docs import Docs
 from handlers.runtime.guard import Guard
 from handlers.runtime.limits import Limits
-from handlers.runtime.operations import Operation, Operations, Services
+from handlers.runtime.operations import HandlerError, Operation, Operations, Services
 from handlers.runtime.router import Router
 from handlers.runtime.settings import Settings
 from handlers.status import Status
@@ -112,7 +112,13 @@ def create_app(
 
 
 def _handler(operation: Declared) -> Callable[..., Any]:
-    module = importlib.import_module(f"handlers.{operation.tag}")
+    try:
+        module = importlib.import_module(f"handlers.{operation.tag}")
+    except SyntaxError as error:
+        name = f"handlers/{operation.tag}.py:{error.lineno}"
+        raise HandlerError(f"{name}: {error.msg}") from None
+    except ImportError as error:
+        raise HandlerError(f"handlers.{operation.tag} cannot be imported: {error}") from None
     handler: Callable[..., Any] = getattr(module, operation.function)
     return handler
 

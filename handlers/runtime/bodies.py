@@ -2,13 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
 from starlette.types import Receive
 
-from handlers.runtime.problems import Fault, Problem, invalid
+from handlers.runtime.problems import Fault, Problem
 from handlers.runtime.schemas import checker
 
 MOST_BYTES = 1_048_576
@@ -16,25 +16,31 @@ MOST_SECONDS = 10
 MOST_DEPTH = 64
 
 Headers = list[tuple[bytes, bytes]]
+TWICE = "an object names a member twice"
 TOO_LARGE = f"The body may have {MOST_BYTES} bytes"
 
 
-def reader(declared: dict[str, Any]) -> Callable[[Headers, Receive], Any]:
-    """Return a coroutine function that reads and checks a requestBody without `$ref`."""
+class Malformed(Exception):
+    """A body that is no JSON that the service takes; the text says why."""
+
+
+def reader(
+    declared: dict[str, Any],
+) -> Callable[[Headers, Receive], Awaitable[tuple[Any, list[Fault]]]]:
+    """Return a function that reads a requestBody without `$ref` into (value, faults)."""
     required = declared.get("required", False)
     check = checker(declared["content"]["application/json"]["schema"], "body", sent=True)
 
-    async def read(headers: Headers, receive: Receive) -> Any:
+    async def read(headers: Headers, receive: Receive) -> tuple[Any, list[Fault]]:
         raw = await _bytes(receive)
         if not raw:
-            if required:
-                raise invalid([Fault("body", "", "missing")])
-            return None
+            return None, [Fault("body", "", "missing")] if required else []
         _demand_json(headers)
-        value = parse(raw)
-        if faults := check(value):
-            raise invalid(faults)
-        return value
+        try:
+            value = parse(raw)
+        except Malformed as error:
+            return None, [Fault("body", "", str(error))]
+        return value, check(value)
 
     return read
 
@@ -47,15 +53,22 @@ def demand_length(headers: Headers) -> None:
 
 
 def parse(raw: bytes) -> Any:
-    """Return the value of strict JSON: UTF-8, no duplicate names, at most 64 levels, no NUL."""
+    """Return the value of strict JSON: UTF-8, no duplicate names, at most 64 levels, no NUL.
+
+    Raises `Malformed`.
+    """
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        raise invalid([Fault("body", "", "not JSON in UTF-8")]) from None
+        raise Malformed("not JSON in UTF-8") from None
     names = _names(value, 0)
     # Each name is followed by a colon, so there are no more names than colons.
     if raw.count(b":") != names:
-        json.loads(raw, object_pairs_hook=_distinct)
+        try:
+            json.loads(raw, object_pairs_hook=_distinct)
+        except (ValueError, RecursionError):
+            # Only what a later member of the same name hid can be too large or too deep by now.
+            raise Malformed(TWICE) from None
     return value
 
 
@@ -63,17 +76,17 @@ def _names(value: Any, depth: int) -> int:
     """Return how many names of members there are, looking at every value once."""
     if isinstance(value, str):
         if "\0" in value:
-            raise invalid([Fault("body", "", "holds a NUL character")])
+            raise Malformed("holds a NUL character")
         return 0
     if isinstance(value, dict):
         if depth == MOST_DEPTH:
-            raise invalid([Fault("body", "", f"deeper than {MOST_DEPTH} levels")])
+            raise Malformed(f"deeper than {MOST_DEPTH} levels")
         if any("\0" in name for name in value):
-            raise invalid([Fault("body", "", "holds a NUL character")])
+            raise Malformed("holds a NUL character")
         return len(value) + sum(_names(member, depth + 1) for member in value.values())
     if isinstance(value, list):
         if depth == MOST_DEPTH:
-            raise invalid([Fault("body", "", f"deeper than {MOST_DEPTH} levels")])
+            raise Malformed(f"deeper than {MOST_DEPTH} levels")
         return sum(_names(item, depth + 1) for item in value)
     return 0
 
@@ -81,7 +94,7 @@ def _names(value: Any, depth: int) -> int:
 def _distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(members)
     if len(result) != len(members):
-        raise invalid([Fault("body", "", "an object names a member twice")])
+        raise Malformed(TWICE)
     return result
 
 

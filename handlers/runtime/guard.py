@@ -1,9 +1,11 @@
 """Around every request: its id, its limits, what every answer carries, and the log line."""
 
+import asyncio
 import re
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +13,7 @@ import structlog
 from connexion.middleware.abstract import ROUTING_CONTEXT
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from db.errors import Unavailable
 from handlers.runtime import bodies, problems
 from handlers.runtime.answers import PROBLEM, send_answer
 from handlers.runtime.problems import Problem
@@ -20,6 +23,8 @@ from handlers.status import Status
 
 MOST_FIELDS = 100
 MOST_HEADER_BYTES = 16_384
+# Seconds to read on after a refusal: closing on a client that still sends would cost it the answer.
+LINGER = 1.0
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 SECURITY_HEADERS = [
@@ -42,6 +47,8 @@ class Context:
     request_id: str
     client: str
     method: str
+    started: float
+    seconds: float = 0
     status: int = 0
 
 
@@ -65,23 +72,31 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        started = time.perf_counter()
         headers = scope["headers"]
-        context = Context(_request_id(headers), client_of(scope, self._trusted), scope["method"])
+        context = Context(
+            _request_id(headers),
+            client_of(scope, self._trusted),
+            scope["method"],
+            time.perf_counter(),
+        )
         scope = {**scope, "covenant": context, "extensions": {}}
         if scope["method"] == "HEAD":
             scope["method"] = "GET"
         send = self._dressed(send, context, headers)
         try:
             demand_bounds(headers)
+            demand_framing(headers, scope["http_version"])
             if not await self._preflight(scope, send):
                 await self._app(scope, receive, send)
         except ConnectionResetError:
             context.status = context.status or 499
+        except asyncio.CancelledError:
+            # Time is up: the server ends what is still in flight when it stops.
+            await _answer(Unavailable("the service is stopping"), context, receive, send)
         except Exception as error:
-            await _answer(error, context, send)
+            await _answer(error, context, receive, send)
         finally:
-            self._log(scope, context, time.perf_counter() - started)
+            self._log(scope, context)
 
     def _dressed(self, send: Send, context: Context, headers: bodies.Headers) -> Send:
         common = [*SECURITY_HEADERS, (b"x-request-id", context.request_id.encode())]
@@ -90,6 +105,7 @@ class Guard:
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
+                context.seconds = time.perf_counter() - context.started
                 own = message["headers"]
                 own.extend(common)
                 if not any(name == b"content-security-policy" for name, _ in own):
@@ -126,8 +142,9 @@ class Guard:
         await send_answer(send, 204, b"", allowed)
         return True
 
-    def _log(self, scope: Scope, context: Context, seconds: float) -> None:
+    def _log(self, scope: Scope, context: Context) -> None:
         extensions = scope["extensions"]
+        seconds = context.seconds or time.perf_counter() - context.started
         principal: dict[str, Any] = extensions.get("connexion_context", {}).get("token_info") or {}
         log.info(
             "request",
@@ -149,20 +166,36 @@ def demand_bounds(headers: bodies.Headers) -> None:
         raise problems.invalid([problems.Fault("header", "/host", "needed once")])
 
 
+def demand_framing(headers: bodies.Headers, http_version: str) -> None:
+    """Refuse codings that proxies may read in another way (RFC 9112, 6.1)."""
+    codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+    if codings and (codings != [b"chunked"] or http_version == "1.0"):
+        problem = problems.invalid([problems.Fault("header", "/transfer-encoding", "not chunked")])
+        problem.headers["Connection"] = "close"
+        raise problem
+
+
 def headers_too_large() -> Problem:
     """RFC 6585 section 5."""
     detail = f"The header fields may have {MOST_HEADER_BYTES} bytes and be {MOST_FIELDS}"
     return Problem("headers-too-large", detail, headers={"Connection": "close"})
 
 
-async def _answer(error: Exception, context: Context, send: Send) -> None:
+async def _answer(error: Exception, context: Context, receive: Receive, send: Send) -> None:
     problem = problems.of(error)
     if problem.code == "internal-error":
         log.error("request failed", request_id=context.request_id, exc_info=error)
     if context.status:
         return
     body = problems.body(problem, context.request_id)
-    await send_answer(send, problem.status, body, problem.headers, PROBLEM)
+    lingers = "Connection" in problem.headers and problem.status != 408
+    await send_answer(send, problem.status, body, problem.headers, PROBLEM, more_body=lingers)
+    if lingers:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER):
+                while (await receive()).get("more_body"):
+                    pass
+        await send({"type": "http.response.body", "body": b""})
 
 
 def _request_id(headers: bodies.Headers) -> str:

@@ -49,4 +49,3 @@ class Limits:
             )
 
         return count
-

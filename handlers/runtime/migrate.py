@@ -16,4 +16,6 @@ def migrate() -> None:
         before, after = schema.upgrade(url)
     except MigrationError as error:
         stop(f"migrate: {error}")
-    print(f"migrate: {before or 'nothing'} -> {after}" if before != after else f"migrate: at {after}")
+    print(
+        f"migrate: {before or 'nothing'} -> {after}" if before != after else f"migrate: at {after}"
+    )

@@ -57,7 +57,7 @@ class Operation:
         self._read_body = bodies.reader(declared.body) if declared.body else None
         self._limit = services.limits.of(declared)
         self._status = next(int(code) for code in declared.responses if code.startswith("2"))
-        self._checks = _response_checks(declared) if services.validate_responses else None
+        self._checks = _response_checks(declared) if services.validate_responses else {}
         offered = {p.argument for p in readers} | ({"body"} if declared.body else set())
         wanted = _wanted(handler, declared, offered, services)
         self._lent = {name: services.lent[name] for name in wanted if name in services.lent}
@@ -68,9 +68,12 @@ class Operation:
         principal = scope["extensions"].get("connexion_context", {}).get("token_info")
         if self._limit:
             await self._limit(scope["covenant"].client, principal)
-        arguments = self._arguments(scope)
+        arguments, faults = self._arguments(scope)
         if self._read_body:
-            arguments["body"] = await self._read_body(scope["headers"], receive)
+            arguments["body"], found = await self._read_body(scope["headers"], receive)
+            faults += found
+        if faults:
+            raise invalid(faults)
         arguments.update(self._lent)
         if self._takes_principal:
             arguments["token_info"] = principal
@@ -83,7 +86,7 @@ class Operation:
             self._check(status, content)
         await send_answer(send, status, content, headers, JSON if content else None)
 
-    def _arguments(self, scope: Scope) -> dict[str, Any]:
+    def _arguments(self, scope: Scope) -> tuple[dict[str, Any], list[Fault]]:
         arguments: dict[str, Any] = {}
         faults: list[Fault] = []
         for parameter in self._path:
@@ -91,7 +94,7 @@ class Operation:
             parameters.take(parameter, values, arguments, faults)
         pairs = parameters.query(scope["query_string"])
         if pairs is None:
-            raise invalid([Fault("query", "", "not UTF-8")])
+            return arguments, [*faults, Fault("query", "", "not UTF-8")]
         if pairs:
             faults += parameters.unknown((name for name, _ in pairs), self._known)
         for parameter in self._query:
@@ -101,9 +104,7 @@ class Operation:
             sent = parameter.name.encode()
             values = [v.decode("latin-1") for name, v in scope["headers"] if name == sent]
             parameters.take(parameter, values, arguments, faults)
-        if faults:
-            raise invalid(faults)
-        return arguments
+        return arguments, faults
 
     def _opened(self, principal: dict[str, Any] | None) -> tenancy.Door:
         if self._door == "nobody" or principal is None:
@@ -114,8 +115,7 @@ class Operation:
         return tenancy.as_subject(self._database, principal["sub"], read_only=self._read_only)
 
     def _check(self, status: int, content: bytes) -> None:
-        """Hold an answer against the contract: done in tests, where it costs nothing that counts."""
-        assert self._checks is not None
+        """Hold an answer against the contract: for tests, where it costs nothing that counts."""
         if status not in self._checks:
             raise HandlerError(f"{self.id} answered {status}, which is not in the contract")
         check = self._checks[status]

@@ -23,6 +23,7 @@ class Parameter:
 
     name: str
     where: str
+    pointer: str
     argument: str
     required: bool
     default: Any
@@ -50,6 +51,7 @@ def parameter(declared: dict[str, Any]) -> Parameter:
     return Parameter(
         name=name.lower() if where == "header" else name,
         where=where,
+        pointer=f"/{name}",
         argument=name.lower().replace("-", "_"),
         required=declared.get("required", False),
         default=schema.get("default"),
@@ -87,7 +89,7 @@ def take(
     parameter: Parameter, values: list[Any], arguments: dict[str, Any], faults: list[Fault]
 ) -> None:
     """Put the value of a parameter among the arguments, or its faults among the faults."""
-    pointer = f"/{parameter.name}"
+    pointer = parameter.pointer
     if not values:
         if parameter.required:
             faults.append(Fault(parameter.where, pointer, "missing"))

@@ -39,7 +39,9 @@ def checker(schema: dict[str, Any], where: str, *, sent: bool, prefix: str = "")
             ]
         if rule == "required":
             return [Fault(where, f"{pointer}/{error.kind.property}", "missing")]
-        return [Fault(where, pointer[:300], _reason(rule, _at(validator_schema, error.schema_path)))]
+        return [
+            Fault(where, pointer[:300], _reason(rule, _at(validator_schema, error.schema_path)))
+        ]
 
     validator_schema = translated(schema, sent)
     return faults

@@ -2,19 +2,16 @@
 
 import asyncio
 import gc
-import os
 import socket
 
 import uvloop
 
 from handlers.keys import KeysError
-from handlers.runtime import lifecycle, settings, telemetry
+from handlers.runtime import lifecycle, preflight, telemetry
 from handlers.runtime.app import Parts, create_app
 from handlers.runtime.exits import stop
 from handlers.runtime.operations import HandlerError
-from handlers.runtime.settings import Settings, SettingsError
-from openapi import contract
-from openapi.contract import ContractError
+from handlers.runtime.settings import Settings
 
 
 def serve() -> None:
@@ -31,13 +28,11 @@ def serve() -> None:
 
 def check() -> tuple[Settings, Parts]:
     """Return the service, ready to be served; exit 1 with every reason when it cannot be."""
-    if "MIGRATION_DATABASE_URL" in os.environ:
-        stop("MIGRATION_DATABASE_URL: the owner's password is not for the serving process")
+    environment, contract = preflight.accepted()
+    telemetry.configure(environment.log_format)
     try:
-        environment = settings.read()
-        telemetry.configure(environment.log_format)
-        return environment, create_app(environment, contract.load())
-    except (SettingsError, ContractError, KeysError, HandlerError) as error:
+        return environment, create_app(environment, contract)
+    except (KeysError, HandlerError) as error:
         stop(str(error))
 
 
@@ -50,3 +45,5 @@ def demand_free(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             stop(f"PORT: cannot listen on {host}:{port}: {error.strerror}")
+        except UnicodeError:
+            stop(f"HOST: cannot listen on {host}:{port}: not the name of a host")

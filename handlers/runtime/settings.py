@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
@@ -32,8 +33,18 @@ def _listed(value: Any) -> Any:
     return value
 
 
+def _number(value: Any) -> Any:
+    """Refuse what Python and pydantic would read too: `8_0`, other scripts' digits, `nan`."""
+    if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value, re.ASCII):
+        raise ValueError("is not a number such as 10")
+    return value
+
+
 def _networks(values: tuple[str, ...]) -> tuple[Network, ...]:
-    return tuple(ip_network(value, strict=False) for value in values)
+    try:
+        return tuple(ip_network(value, strict=False) for value in values)
+    except ValueError:
+        raise ValueError("is not a list of networks such as 10.0.0.0/8,::1") from None
 
 
 def _origin(value: str) -> str:
@@ -56,12 +67,15 @@ def _database_url(value: str) -> str:
 def _guest_limit(value: str) -> str:
     if value != "off":
         try:
-            limits.parse_many(value)
+            parsed = limits.parse_many(value)
         except ValueError:
-            raise ValueError("is neither `off` nor a limit such as 20/minute") from None
+            parsed = []
+        if len(parsed) != 1 or parsed[0].amount < 1:
+            raise ValueError("is neither `off` nor a limit such as 20/minute")
     return value
 
 
+Number = BeforeValidator(_number)
 DatabaseUrl = Annotated[str, AfterValidator(_database_url), Field(repr=False)]
 
 
@@ -72,10 +86,10 @@ class Settings(BaseModel):
 
     database_url: DatabaseUrl
     keys_dir: Path
-    database_connections: Annotated[int, Field(ge=1, le=100)] = 4
+    database_connections: Annotated[int, Number, Field(ge=1, le=100)] = 4
     host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    token_ttl: Annotated[int, Field(ge=1, le=86400)] | None = None
+    port: Annotated[int, Number, Field(ge=0, le=65535)] = 8080
+    token_ttl: Annotated[int, Number, Field(ge=1, le=86400)] | None = None
     guest_limit: Annotated[str, AfterValidator(_guest_limit)] | None = None
     trusted_proxies: Annotated[
         tuple[Any, ...], BeforeValidator(_listed), AfterValidator(_networks)
@@ -83,7 +97,7 @@ class Settings(BaseModel):
     cors_origins: Annotated[
         tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_listed)
     ] = ()
-    drain_seconds: Annotated[float, Field(ge=0, le=300)] = 5
+    drain_seconds: Annotated[float, Number, Field(ge=0, le=300)] = 5
     swagger_ui: bool = True
     validate_responses: bool = False
     log_format: Literal["auto", "json", "text"] = "auto"
@@ -114,7 +128,7 @@ def _near_misses(environment: Mapping[str, str], names: list[str]) -> list[str]:
         for key in environment
         if len(key) > 6
         and key not in names
-        and (near := difflib.get_close_matches(key, names, 1, CLOSE))
+        and (near := difflib.get_close_matches(key.upper(), names, 1, CLOSE))
     ]
 
 

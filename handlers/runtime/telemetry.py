@@ -10,6 +10,11 @@ import structlog
 
 QUIET = ("connexion", "httpx", "psycopg.pool", "uvicorn.access")
 
+# Without local variables: they hold tokens and bodies.
+_TRACEBACKS = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+
 
 def configure(log_format: str) -> None:
     """Set up logging for the process; `auto` is text on a terminal and JSON elsewhere."""
@@ -21,7 +26,7 @@ def configure(log_format: str) -> None:
     render: list[Any] = (
         [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if text
-        else [structlog.processors.dict_tracebacks, structlog.processors.JSONRenderer(_dumps)]
+        else [_TRACEBACKS, _first_lines, structlog.processors.JSONRenderer(_dumps)]
     )
     structlog.configure(
         processors=[_named, *shared, *render],
@@ -44,6 +49,13 @@ def configure(log_format: str) -> None:
 def _named(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
     """Leave out what is not known, as an absent tenant."""
     return {key: value for key, value in event.items() if value is not None}
+
+
+def _first_lines(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
+    """Keep the first line of what an error says: PostgreSQL writes rows and values below it."""
+    for error in event.get("exception", ()):
+        error["exc_value"] = error["exc_value"].partition("\n")[0]
+    return event
 
 
 def _dumps(event: dict[str, Any], **_: Any) -> str:

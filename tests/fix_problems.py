@@ -1,0 +1,56 @@
+"""What every answer outside 2xx must be: a problem of the contract that gives nothing away."""
+
+import re
+from typing import Any
+
+import httpx
+import yaml
+from jsonschema import Draft4Validator
+
+from openapi import contract
+
+_TELLTALE = re.compile(
+    r"traceback|psycopg|sqlalchemy|connexion|postgres(ql)?:|\.py\b|site-packages|/tmp/|/home/"
+    r"|/usr/|select .* from|insert into|pg_|0x[0-9a-f]{6}|line \d+",
+    re.IGNORECASE,
+)
+
+
+def _schema() -> dict[str, Any]:
+    document = yaml.safe_load(contract.DEFAULT.read_text())
+    schema: dict[str, Any] = contract.deref(document, document["components"]["schemas"]["Problem"])
+    return schema
+
+
+_PROBLEM = Draft4Validator(_schema(), format_checker=Draft4Validator.FORMAT_CHECKER)
+
+
+def demand_problem(response: httpx.Response) -> dict[str, Any]:
+    """Return the body of an answer outside 2xx, once it was held against the contract."""
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "server" not in response.headers
+    assert response.headers["x-content-type-options"] == "nosniff"
+    if response.request.method == "HEAD":
+        assert response.content == b""
+        return {}
+    body: dict[str, Any] = response.json()
+    _PROBLEM.validate(body)
+    assert body["status"] == response.status_code
+    assert body["request_id"] == response.headers["x-request-id"]
+    assert body["instance"].endswith(body["request_id"])
+    assert not _TELLTALE.search(response.text), response.text
+    return body
+
+
+def on_response(response: httpx.Response) -> None:
+    """Hold every answer that a test receives: nothing redirects, and a refusal is a problem."""
+    assert not 300 <= response.status_code < 400 or response.status_code == 304
+    if response.status_code >= 400:
+        response.read()
+        demand_problem(response)
+
+
+def pointers(response: httpx.Response) -> list[tuple[str, str]]:
+    """Return where the faults of a 400 are, as sorted (in, pointer)."""
+    assert response.status_code == 400, response.text
+    return sorted({(fault["in"], fault["pointer"]) for fault in response.json()["errors"]})

@@ -1,0 +1,63 @@
+"""The service with the operations of tests/plant/ added, which fail, wait and echo on purpose."""
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import handlers
+from handlers.runtime import lifecycle, settings, telemetry
+from handlers.runtime.app import create_app
+from openapi import contract
+
+PLANT = Path(__file__).parent / "plant"
+SEEN = {
+    "description": "What the handler saw",
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["seen"],
+                "properties": {
+                    "seen": {"type": "string", "maxLength": 10_000, "pattern": "^[^\\u0000]*$"}
+                },
+            }
+        }
+    },
+}
+
+
+def document() -> dict[str, Any]:
+    """The contract of the service with the paths of tests/plant/planted.yaml."""
+    shipped: dict[str, Any] = yaml.safe_load(contract.DEFAULT.read_text())
+    planted = yaml.safe_load((PLANT / "planted.yaml").read_text())
+    shipped["tags"] += planted["tags"]
+    problems = {
+        str(r["content"]["application/problem+json"]["example"]["status"]): name
+        for name, r in shipped["components"]["responses"].items()
+    }
+    for path in planted["paths"].values():
+        for operation in path.values():
+            operation |= {"tags": ["planted"], "summary": "Planted", "description": "Planted"}
+            operation["responses"] = {"200": SEEN} | {
+                status: {"$ref": f"#/components/responses/{name}"}
+                for status, name in problems.items()
+            }
+            for parameter in operation.get("parameters", ()):
+                parameter["description"] = "Planted"
+    shipped["paths"] |= planted["paths"]
+    return shipped
+
+
+if __name__ == "__main__":
+    file = Path(os.environ["PLANT_FILE"])
+    file.write_text(json.dumps(document()))
+    handlers.__path__.append(str(PLANT))
+    environment = settings.read()
+    telemetry.configure(environment.log_format)
+    parts = create_app(environment, contract.load(file, handlers=None))
+    asyncio.run(lifecycle.server(parts.app, environment, parts.status).serve())
