@@ -87,7 +87,7 @@ def _choice() -> str:
 def server(directory: Path) -> Iterator[tuple[str, str]]:
     choice = _choice()
     if choice.startswith("container"):
-        from testcontainers.postgres import PostgresContainer
+        from testcontainers.community.postgres import PostgresContainer
 
         with PostgresContainer(IMAGE, driver=None) as container:
             yield choice, container.get_connection_url()

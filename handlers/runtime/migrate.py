@@ -1,6 +1,7 @@
 """`migrate`: the schema of MIGRATION_DATABASE_URL, as its owner."""
 
 import os
+import signal
 
 from db import migrate as schema
 from db.migrate import MigrationError
@@ -9,6 +10,8 @@ from handlers.runtime.exits import stop
 
 def migrate() -> None:
     """Bring the schema to the newest revision and say from where to where."""
+    # As the first process of a container it would have no default for the signal.
+    signal.signal(signal.SIGTERM, lambda *_: stop("migrate: stopped by SIGTERM", 143))
     url = os.environ.get("MIGRATION_DATABASE_URL")
     if not url:
         stop("MIGRATION_DATABASE_URL: missing")
