@@ -3,9 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+ENV ?= local
+BASE ?= HEAD
+
+NAME = $(notdir $(wildcard charts/*))
+IMAGE = $(shell sed -n 's/^  repository: "\(.*\)"$$/\1/p' charts/$(NAME)/values.yaml)
+VERSION = $(shell sed -n 's/^version: "\(.*\)"$$/\1/p' charts/$(NAME)/Chart.yaml)
+CONTRACT = sha256:$(shell sha256sum openapi/openapi.yaml | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev migrate generate manifests test lint check stale fuzz format requirements clean
+.PHONY: help run dev migrate generate diff manifests image test lint stale check fuzz scan image-test bench format \
+  golden requirements clean
 
 help: ## List the commands
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,8 +28,22 @@ dev: $(VENV)/local.stamp ## The same, started again when the contract or the cod
 migrate: $(VENV)/local.stamp ## Bring the schema of MIGRATION_DATABASE_URL to the newest revision
 	@$(BIN)/python -m handlers.runtime migrate
 
+##@ Deploy
+generate: $(VENV)/test.stamp ## Write charts/ and argo/ from the contract
+	@$(BIN)/python -m codegen
+
+diff: $(VENV)/test.stamp ## Show what a change of the contract does to charts/ and argo/
+	@$(BIN)/python -m codegen --diff
+
+manifests: $(VENV)/test.stamp ## Print what Argo CD would apply: make manifests ENV=local
+	@$(BIN)/python -m codegen.manifests $(ENV)
+
+image: ## Build the image that the chart names, for this machine (needs Docker)
+	docker build --tag $(IMAGE):$(VERSION) --build-arg VERSION=$(VERSION) \
+	  --build-arg CONTRACT=$(CONTRACT) $(DOCKER_OPTIONS) .
+
 ##@ Prove (changes nothing)
-check: lint test ## Everything a change must pass
+check: stale lint test ## Everything a change must pass
 
 test: $(VENV)/test.stamp ## Run the tests against a real PostgreSQL
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
@@ -32,23 +54,47 @@ lint: $(VENV)/test.stamp ## Check format, style, types and the contract
 	$(BIN)/mypy
 	$(BIN)/python -m openapi.contract
 
+stale: $(VENV)/test.stamp ## Fail if charts/ or argo/ differ from the contract
+	@$(BIN)/python -m codegen --check
+
 fuzz: $(VENV)/test.stamp ## Fuzz the running service with 20,000 cases: make fuzz ARGS="--seed 7"
 	$(BIN)/python -m tests.fuzz --cases 20000 $(ARGS)
+
+scan: $(VENV)/test.stamp $(VENV)/checkov/stamp ## Scan everything that the chart renders with Checkov
+	$(BIN)/python -m pytest -s -q tests/scan_chart.py
+
+image-test: $(VENV)/test.stamp ## Run the image read-only, as anybody, without capabilities (needs Docker)
+	IMAGE=$(IMAGE):$(VERSION) TESTCONTAINERS_RYUK_DISABLED=true \
+	  $(BIN)/python -m pytest -s -q tests/image_flow.py
+
+bench: $(VENV)/test.stamp ## Measure the service beside its peers (needs wrk)
+	$(BIN)/python -m bench $(ARGS)
 
 ##@ Maintain
 format: $(VENV)/test.stamp ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+golden: $(VENV)/test.stamp ## Write tests/golden anew, after a template was changed on purpose
+	$(BIN)/python -m tests.fix_chart
+
 requirements: $(VENV)/test.stamp ## Pin the requirements anew, with hashes
 	$(BIN)/python -m pip install --quiet uv
-	for name in service local test; do \
+	for name in service local tools test checkov; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header requirements/$$name.in -o requirements/$$name.txt || exit 1; \
 	done
 
 clean: ## Remove what was installed and made; the data of `make run` too
 	rm -rf $(VENV) .local build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+
+# Its pins contradict those of the tests, so it lives apart.
+$(VENV)/checkov/stamp: requirements/checkov.txt $(VENV)/test.stamp
+	@echo "Installing $< into $(VENV)/checkov"
+	@$(PYTHON) -m venv $(VENV)/checkov
+	@$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+	  --no-deps -r $<
+	@touch $@
 
 # A stamp is newer than the requirements that it stands for.
 $(VENV)/%.stamp: requirements/%.txt

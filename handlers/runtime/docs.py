@@ -39,6 +39,7 @@ START = b"""const ui = SwaggerUIBundle({
   persistAuthorization: true,
   tryItOutEnabled: true,
   validatorUrl: null,
+  defaultModelsExpandDepth: 0,
   responseInterceptor: (response) => {
     const token = response.ok && response.body && response.body.access_token;
     if (token) ui.preauthorizeApiKey("bearer", token);
