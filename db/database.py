@@ -206,6 +206,9 @@ class Database:
         )
         await self._reads.open()
         await self._writes.open()
+        async with asyncio.timeout(ANSWER):
+            while not (self._reads.connected and self._writes.connected):  # noqa: ASYNC110
+                await asyncio.sleep(0.005)
 
     def _say(self, line: str | None, reason: str | None) -> None:
         """Log a change once, not at every look."""

@@ -141,8 +141,9 @@ def _initdb(binaries: Path, directory: Path, fsync: bool, log: int, stack: ExitS
     password.unlink(missing_ok=True)
     password.touch(0o600)
     password.write_text(secrets.token_urlsafe(32))
-    if new.exists():
-        shutil.rmtree(new)
+    while new.exists():
+        with suppress(FileNotFoundError):  # what was cut short may still be cleaning up
+            shutil.rmtree(new)
     new.mkdir(0o700)
     if os.geteuid() == 0:
         with suppress(OSError):  # not in every container: then _become finds another way

@@ -10,9 +10,9 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -216,20 +216,23 @@ def test_an_unknown_x_key_is_refused_wherever_it_stands(
     assert len(objects) > 100
 
 
-@pytest.mark.parametrize("wrong", [None, 3, "x", [], [[]], [{}], {}, {"a": [{}]}], ids=repr)
+@pytest.mark.parametrize(
+    "wrong", [None, 3, "x", [], [[]], [{}], {}, {"a": [{}]}, {"": {"anyOf": {}}}], ids=repr
+)
 def test_a_value_of_a_wrong_type_is_refused_or_loaded_wherever_it_stands(
     wrong: Any, scratch: Path
 ) -> None:
     file = HERE / "contracts" / "invalid" / "responses-missing-of-a-write.yaml"
     document = yaml.safe_load(file.read_text())
+    document["paths"]["/orgs/{org_id}"]["put"]["security"] = [{"bearer": []}]
+    schema = {"$ref": "#/components/schemas/C"}
+    many = {"type": "array", "maxItems": 1, "items": {"anyOf": [{"type": "boolean"}]}}
+    closed = {"type": "object", "additionalProperties": False, "required": ["a"]}
+    one = {"type": "string", "enum": ["a"], "nullable": True, "example": "a"}
     document["components"] |= {
         "links": {"A": {"operationId": "orgs.put"}},
-        "parameters": {
-            "B": {"name": "b", "in": "query", "schema": {"$ref": "#/components/schemas/C"}}
-        },
-        "schemas": {
-            "C": {"type": "array", "maxItems": 1, "items": {"anyOf": [{"type": "boolean"}]}}
-        },
+        "parameters": {"B": {"name": "b", "in": "query", "schema": schema}},
+        "schemas": {"C": many, "D": closed | {"properties": {"a": one}}},
     }
     for place in places(document):
         if place:

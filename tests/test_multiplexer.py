@@ -452,6 +452,21 @@ async def test_more_than_fits_is_refused_at_once_and_waiting_ends_in_time(way: W
         assert await driver.fetch([], "select 1") == [(b"1",)]
 
 
+@direct
+async def test_behind_a_lock_none_waits_for_the_limits_of_the_others(
+    way: Way, server: Server
+) -> None:
+    async with opened(way, connections=1, statement_timeout=0.4, timeout=0.4) as driver:
+        with psycopg.connect(server.url()) as holder:
+            holder.execute("lock table marks")
+            began = time.monotonic()
+            sql = "insert into marks values ('locked')"
+            answers = await asyncio.gather(*[outcome(driver, [], sql) for _ in range(8)])
+            assert set(answers) == {errors.QueryCanceled, Away}
+            assert time.monotonic() - began < 1.6
+        await until(lambda: driver.stats == Stats(1, 0, 0))
+
+
 async def test_large_results_and_parameters_pass_beside_small_ones(way: Way) -> None:
     text = "x" * 1_000_000
     async with opened(way, statement_timeout=20, timeout=20) as driver:
