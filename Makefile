@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# Each worker has a server of its own; one that is given is shared, so there is one worker.
+PARALLEL ?= $(if $(TEST_DATABASE_URL),,-n 2 --dist loadfile)
 ENV ?= local
 BASE ?= HEAD
 
@@ -12,8 +14,8 @@ VERSION = $(shell sed -n 's/^version: "\(.*\)"$$/\1/p' charts/$(NAME)/Chart.yaml
 CONTRACT = sha256:$(shell sha256sum openapi/openapi.yaml | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev migrate generate diff manifests image test lint stale check fuzz scan image-test bench format \
-  golden requirements clean
+.PHONY: help run dev migrate generate diff manifests image test lint stale check certify certify-mutants \
+  breaking fuzz scan image-test bench format golden requirements clean
 
 help: ## List the commands
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,16 +48,26 @@ image: ## Build the image that the chart names, for this machine (needs Docker)
 check: stale lint test ## Everything a change must pass
 
 test: $(VENV)/test.stamp ## Run the tests against a real PostgreSQL
-	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/test.stamp ## Check format, style, types and the contract
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m openapi.contract
+	$(BIN)/python -m openapi.lint
 
 stale: $(VENV)/test.stamp ## Fail if charts/ or argo/ differ from the contract
 	@$(BIN)/python -m codegen --check
+
+certify: $(VENV)/test.stamp ## Prove the isolation of tenants: build/certificate.html
+	$(BIN)/python -m certify $(ARGS)
+
+certify-mutants: $(VENV)/test.stamp ## Plant faults; the certificate must find each (10 minutes)
+	$(BIN)/python -m certify mutants $(ARGS)
+
+breaking: $(VENV)/test.stamp ## Say what a change of the contract breaks: make breaking BASE=main
+	$(BIN)/python -m openapi.breaking --base $(BASE)
 
 fuzz: $(VENV)/test.stamp ## Fuzz the running service with 20,000 cases: make fuzz ARGS="--seed 7"
 	$(BIN)/python -m tests.fuzz --cases 20000 $(ARGS)

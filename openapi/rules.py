@@ -325,9 +325,12 @@ def _causes_of_branches(
 
 def _site(error: Any, instance: Any) -> tuple[Place, Any]:
     place: Place = ()
-    for step in error.instance_path:  # a key such as "200" arrives as a number
+    for step in error.instance_path:  # a key such as "200" arrives as a number, an empty one never
         key = str(step) if isinstance(instance, dict) else step
-        place, instance = (*place, key), instance[key]
+        try:
+            place, instance = (*place, key), instance[key]
+        except (LookupError, TypeError):
+            break
     return place, instance
 
 

@@ -88,6 +88,10 @@ def server(directory: Path) -> Iterator[tuple[str, str]]:
     choice = _choice()
     if choice.startswith("container"):
         from testcontainers.community.postgres import PostgresContainer
+        from testcontainers.core.config import testcontainers_config
+
+        # Its reaper is one more image; the block below ends the container.
+        testcontainers_config.ryuk_disabled = True
 
         with PostgresContainer(IMAGE, driver=None) as container:
             yield choice, container.get_connection_url()

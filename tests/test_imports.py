@@ -15,7 +15,7 @@ from handlers import keys
 from openapi import contract
 from tests.fix_service import ROOT
 
-PACKAGES = ("openapi", "db", "handlers", "codegen")
+PACKAGES = ("openapi", "db", "handlers", "codegen", "certify")
 # By the longest prefix: which of our modules a module may import, itself and its package aside.
 ALLOWED = {
     "openapi.contract": ("openapi",),
@@ -24,10 +24,11 @@ ALLOWED = {
     "handlers": ("handlers", "db", "openapi"),
     "handlers.runtime": ("handlers", "db", "openapi"),
     "codegen": ("codegen", "openapi"),
+    "certify": ("certify", "db", "openapi"),
 }
 # They are chosen by name when the service runs: by the contract, or by the command.
 DISPATCHERS = {"handlers/runtime/app.py", "handlers/runtime/__main__.py"}
-NEVER_SERVED = ("sqlalchemy", "alembic", "pytest", "codegen", "db.migrate", "db.embedded")
+NEVER_SERVED = ("sqlalchemy", "alembic", "pytest", "codegen", "certify", "db.migrate", "db.embedded")
 
 
 def modules() -> dict[str, Path]:

@@ -185,7 +185,7 @@ def test_dotfiles_and_folders_are_ignored_and_whitespace_is_stripped(tmp_path: P
         (b'{"kty":"oct","k":"q8X1l0Zt5mJ3dWb7VfYhK2sN9cRgT4uE"}', "is a PEM, SSH"),
         (b"secret" * 10, "dictionary"),
         (b"a-string-secret-at-least-256-bits-long", "dictionary"),
-        (b"ChangeMe-" + secrets.token_hex(16).encode(), "dictionary"),
+        (b"ChangeMe-" + b"a9cbc0a140b248be89a514c4b91cf0ba", "dictionary"),
         (b"PASSW0RD1234PASSW0RD5678XyZ-Abc+90", "dictionary"),
         (b"covenant-q8X1l0Zt5mJ3dWb7VfYhK2sN9", "dictionary"),
         (b"Correct horse 1 battery staple 2 and more", "a phrase"),

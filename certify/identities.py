@@ -1,0 +1,222 @@
+"""Who asks: two tenants with everything that the contract can make, and five who are not them."""
+
+import base64
+import json
+import secrets
+import time
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import jwt
+
+from certify.client import Client
+from certify.matrix import Maker, body_schema, makers, path_ids, sign_in
+from certify.record import Answer, Request
+from certify.values import Uncoverable, sample
+from openapi.contract import Contract, Operation
+
+Token = tuple[str, str | None]  # what it is called, and itself
+
+
+@dataclass
+class Actor:
+    """One who asks, with the ids it knows as its own by path parameter."""
+
+    name: str
+    tokens: list[Token]
+    ids: dict[str, str]
+    subject: str = ""
+    orgs: list[str] = field(default_factory=list)
+    bodies: dict[str, Any] = field(default_factory=dict)
+    cursors: dict[str, str] = field(default_factory=dict)
+    markers: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True)
+class World:
+    """All who take part; `bystander` never asks, so that whoever harms it is found out."""
+
+    contract: Contract
+    client: Client
+    victim: Actor
+    bystander: Actor
+    actors: Mapping[str, Actor]
+    makers: Mapping[str, Maker]
+    not_run: tuple[str, ...] = ()
+
+
+def world(contract: Contract, client: Client, keys_dir: Path | None) -> World:
+    """Sign in, make every resource, mint what none should be able to. Raises `Uncoverable`."""
+    made = makers(contract)
+    victim, rival, bystander = (
+        _tenant(contract, client, made, name) for name in ("victim", "rival", "bystander")
+    )
+    unbound = _guest(contract, client, "unbound")
+    unbound.ids |= {name: str(uuid.uuid4()) for name in made if name not in unbound.ids}
+    nobody = dict(unbound.ids) | {str(contract.tenant["claim"]): str(uuid.uuid4())}
+    token, other = str(victim.tokens[0][1]), str(rival.tokens[0][1])
+    expired = _expired(token, keys_dir)
+    actors = {
+        "own": victim,
+        "other": rival,
+        "unbound": unbound,
+        "none": Actor("none", [("no token", None)], dict(nobody)),
+        "forged": Actor("forged", _forged(token, other), dict(nobody)),
+    }
+    if expired:
+        actors["expired"] = Actor("expired", [("the victim's token, expired", expired)], nobody)
+    missing = () if expired else ("the identity expired: without the keys no such token is made",)
+    return World(contract, client, victim, bystander, actors, made, missing)
+
+
+def renewed(world: World, actor: Actor) -> Actor:
+    """Return a guest whose organization was never created: the last one may have created it."""
+    guest = _guest(world.contract, world.client, actor.name)
+    return replace(guest, ids={**actor.ids, **guest.ids})
+
+
+def call(
+    client: Client,
+    operation: Operation,
+    actor: Actor,
+    body: Any = None,
+    query: Mapping[str, str] | None = None,
+) -> Answer:
+    """Call an operation with an actor's own token and ids."""
+    target = path(operation, actor.ids) + (f"?{urlencode(query)}" if query else "")
+    return client.send(request(operation.method, target, actor.tokens[0], body))
+
+
+def request(
+    method: str,
+    target: str,
+    token: Token,
+    body: Any = None,
+    headers: tuple[tuple[str, str], ...] = (),
+) -> Request:
+    shown, text = token
+    fields = (*headers, *((("Authorization", f"Bearer {text}"),) if text else ()))
+    raw = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+    return Request(method.upper(), target, fields, raw, shown)
+
+
+def path(operation: Operation, ids: Mapping[str, str]) -> str:
+    target = operation.path
+    for name in path_ids(target):
+        if name not in ids:
+            raise Uncoverable(f"{operation.id}: no `{name}` could be made")
+        target = target.replace(f"{{{name}}}", quote(ids[name], safe="%"))
+    return target
+
+
+def make(client: Client, maker: Maker, actor: Actor) -> str:
+    """Make one more resource as an actor and return its id. Raises `Uncoverable`."""
+    schema = body_schema(maker.operation)
+    body = sample(schema, actor.ids, actor.name.title()) if schema else None
+    answer = call(client, maker.operation, actor, body)
+    if answer.status not in (200, 201):
+        raise Uncoverable(
+            f"{maker.operation.id}: answered {answer.status} to {actor.name},"
+            f" so that no {maker.parameter} could be made"
+        )
+    found: Any = json.loads(answer.body)
+    try:
+        for key in maker.pointer.strip("/").split("/"):
+            found = found[int(key)] if isinstance(found, list) else found[key]
+    except (LookupError, ValueError):
+        raise Uncoverable(f"{maker.operation.id}: its answer has no {maker.pointer}") from None
+    actor.bodies[maker.operation.id] = body
+    actor.markers |= {str(found), *_texts(body)}
+    return str(found)
+
+
+def _tenant(contract: Contract, client: Client, made: Mapping[str, Maker], name: str) -> Actor:
+    actor = _guest(contract, client, name)
+    claim = str(contract.tenant["claim"])
+    bound = actor.ids.pop(claim)
+    for parameter, maker in made.items():
+        first = make(client, maker, actor)
+        kept = set(actor.markers)
+        second = make(client, maker, actor)  # its name is the one that others try to reuse
+        actor.markers = kept | {second}
+        actor.ids[parameter] = first
+        if parameter == claim:
+            actor.orgs += [first, second]
+            if first != bound:
+                raise Uncoverable(f"{maker.operation.id}: did not take the {claim} of the token")
+    if claim not in actor.ids:
+        raise Uncoverable(f"no operation makes a `{claim}`")
+    for operation in contract.operations.values():
+        if operation.method == "get" and _query(operation, "cursor"):
+            actor.cursors[operation.id] = _cursor(client, operation, actor)
+    return actor
+
+
+def _guest(contract: Contract, client: Client, name: str) -> Actor:
+    operation = sign_in(contract)
+    answer = client.send(request("post", operation.path, ("no token", None)))
+    try:
+        token = json.loads(answer.body)["access_token"]
+        claims = _payload(token)
+        ids = {claim: str(claims[claim]) for claim in [str(contract.tenant["claim"])]}
+    except (LookupError, ValueError, TypeError):
+        raise Uncoverable(f"{operation.id}: answered {answer.status} and no token") from None
+    return Actor(name, [(f"the token of {name}", token)], ids, subject=str(claims.get("sub", "")))
+
+
+def _cursor(client: Client, operation: Operation, actor: Actor) -> str:
+    query = {"limit": "1"} if _query(operation, "limit") else None
+    answer = call(client, operation, actor, query=query)
+    try:
+        return str(json.loads(answer.body)["next"])
+    except (LookupError, ValueError, TypeError):
+        raise Uncoverable(
+            f"{operation.id}: no cursor: answered {answer.status} without `next` to two items"
+        ) from None
+
+
+def _expired(token: str, keys_dir: Path | None) -> str | None:
+    """Mint with the service's own key: only its end is wrong."""
+    if keys_dir is None:
+        return None
+    kid = jwt.get_unverified_header(token)["kid"]
+    hour = 3600
+    now = int(time.time()) - 2 * hour
+    claims = _payload(token) | {"iat": now, "nbf": now, "exp": now + hour}
+    key = (keys_dir / kid).read_bytes().strip()
+    return jwt.encode(claims, key, "HS256", headers={"kid": kid})
+
+
+def _forged(token: str, other: str) -> list[Token]:
+    kid, claims = jwt.get_unverified_header(token)["kid"], _payload(token)
+    head, _, signature = other.split(".")
+    return [
+        (
+            "the victim's claims, signed with another key",
+            jwt.encode(claims, secrets.token_hex(32), "HS256", headers={"kid": kid}),
+        ),
+        ("the victim's claims, not signed", jwt.encode(claims, "", "none", headers={"kid": kid})),
+        ("the victim's claims, the rival's signature", f"{head}.{token.split('.')[1]}.{signature}"),
+    ]
+
+
+def _payload(token: str) -> dict[str, Any]:
+    part = token.split(".")[1]
+    claims: dict[str, Any] = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+    return claims
+
+
+def _query(operation: Operation, name: str) -> bool:
+    return any(p["in"] == "query" and p["name"] == name for p in operation.parameters)
+
+
+def _texts(value: Any) -> set[str]:
+    if isinstance(value, dict):
+        return {text for part in value.values() for text in _texts(part)}
+    if isinstance(value, list):
+        return {text for part in value for text in _texts(part)}
+    return {value} if isinstance(value, str) and len(value) >= 8 else set()

@@ -1,0 +1,248 @@
+"""From the contract to the cells: every operation, every identity, every way in (pure)."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from certify.values import Uncoverable, is_text, merged
+from openapi.contract import Contract, Operation
+
+IDENTITIES = {
+    "own": "the tenant's own token: the request works, so that the refusals mean something",
+    "other": "the token of another tenant, the rival",
+    "unbound": "a guest's token whose organization was never created",
+    "none": "no token",
+    "expired": "the tenant's own token, an hour after its end",
+    "forged": "the tenant's own claims, signed with another key, not at all, or with a signature"
+    " of another token",
+}
+WAYS = {
+    "path id": "its id in the path",
+    "parent id": "an id above the operation's own in the path",
+    "body": "its ids in the body, and properties that no client may set",
+    "cursor": "its position in a list",
+    "filter": "its ids in the query",
+    "header": "its ids in header fields that proxies and frameworks use",
+    "unique name": "a name that it has",
+    "malformed": "what is no id and no text: NUL, quotes, another script",
+}
+HEADERS = ("X-Org-Id", "X-Organization-Id", "X-Tenant-Id", "X-Tenant", "Tenant", "X-Forwarded-Org")
+NUL_BODY = "a\0b"
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One request of a cell. `names` take the victim's value; in its double, that of nobody.
+
+    `where` is path, body, cursor, query, header, name or malformed; `form` is how it is written.
+    """
+
+    name: str
+    where: str
+    names: tuple[str, ...] = ()
+    form: str = "plain"
+    declared: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The probes of one operation by way in; a text instead says why a way does not apply."""
+
+    operation: Operation
+    ways: Mapping[str, tuple[Probe, ...] | str]
+
+    @property
+    def is_public(self) -> bool:
+        return not self.operation.security
+
+    @property
+    def path_ids(self) -> tuple[str, ...]:
+        return path_ids(self.operation.path)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """The operation that makes what a path parameter names, and where its answer has the id."""
+
+    parameter: str
+    operation: Operation
+    pointer: str
+
+
+def plans(contract: Contract) -> list[Plan]:
+    """Return what to ask of each operation of the contract."""
+    ids = sorted({name for o in contract.operations.values() for name in path_ids(o.path)})
+    claim = str(contract.tenant.get("claim", ""))
+    ids = [*([claim] if claim else []), *(name for name in ids if name != claim)]
+    return [Plan(o, dict(_ways(o, ids))) for o in contract.operations.values()]
+
+
+def makers(contract: Contract) -> dict[str, Maker]:
+    """Return who makes the resource of each path parameter, those above first.
+
+    `POST /things` makes what `/things/{thing_id}` names; a link says where its id is. Parameters
+    that nothing makes are left out.
+    """
+    found: dict[str, Maker] = {}
+    by_path = {o.path: o for o in contract.operations.values() if o.method == "post"}
+    heads = {
+        (o.path[: o.path.index(f"/{{{name}}}")], name)
+        for o in contract.operations.values()
+        for name in path_ids(o.path)
+    }
+    for path, name in sorted(heads, key=lambda head: (head[0].count("/"), head)):
+        if path in by_path and name not in found:
+            found[name] = Maker(name, by_path[path], _pointer(by_path[path], name))
+    return found
+
+
+def sign_in(contract: Contract) -> Operation:
+    """Return the public operation that answers with a token. Raises `Uncoverable`."""
+    for operation in contract.operations.values():
+        if not operation.security and operation.method == "post" and operation.body is None:
+            for _, response in _successes(operation):
+                if "access_token" in _schema(response).get("properties", {}):
+                    return operation
+    raise Uncoverable("no public operation without a body answers with an access_token")
+
+
+def uncoverable(contract: Contract) -> list[str]:
+    """Return why operations cannot be covered; each fails the certificate."""
+    made, faults = makers(contract), []
+    claim = contract.tenant.get("claim")
+    for operation in contract.operations.values():
+        for name in path_ids(operation.path):
+            if name not in made:
+                faults.append(
+                    f"{operation.id}: cannot be covered: no operation makes a `{name}`"
+                    f" (POST on the path before it)"
+                )
+        if claim in path_ids(operation.path) and not operation.security:
+            faults.append(f"{operation.id}: names a tenant in its path and is public")
+    return faults
+
+
+def path_ids(path: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"\{([^{}]+)\}", path))
+
+
+def body_schema(operation: Operation) -> dict[str, Any] | None:
+    content = (operation.body or {}).get("content", {})
+    return merged(content["application/json"]["schema"]) if "application/json" in content else None
+
+
+def success_codes(operation: Operation) -> set[int]:
+    return {int(code) for code in operation.responses if re.fullmatch("2[0-9][0-9]", code)}
+
+
+def _ways(operation: Operation, ids: list[str]) -> Iterator[tuple[str, tuple[Probe, ...] | str]]:
+    own = path_ids(operation.path)
+    ends_with_id = operation.path.endswith("}")
+    yield "path id", tuple(_path_id(operation, own)) if ends_with_id else "names no id of its own"
+    above = own[:-1] if ends_with_id else own
+    yield "parent id", tuple(_parents(above, own)) or "nothing stands above it"
+    yield "body", tuple(_bodies(operation, ids))
+    query = {p["name"]: p["schema"] for p in operation.parameters if p["in"] == "query"}
+    yield "cursor", tuple(_cursors(own, "cursor" in query))
+    yield "filter", tuple(_filters(query, ids))
+    yield "header", tuple(_headers(operation))
+    texts = [
+        n for n, s in (body_schema(operation) or {}).get("properties", {}).items() if is_text(s)
+    ]
+    named = operation.method in ("post", "put", "patch") and texts
+    yield "unique name", (Probe("its name", "name", tuple(texts)),) if named else "takes no name"
+    yield "malformed", tuple(_malformed(operation, texts))
+
+
+def _path_id(operation: Operation, own: tuple[str, ...]) -> Iterator[Probe]:
+    yield Probe("its whole path", "path", own)
+    yield Probe("in capitals", "path", own, "upper")
+    if len(own) > 1:
+        yield Probe(f"its {own[-1]} below one's own", "path", own[-1:])
+    if operation.method == "get":
+        yield Probe("with HEAD", "path", own, "head")
+
+
+def _parents(above: tuple[str, ...], own: tuple[str, ...]) -> Iterator[Probe]:
+    if above:
+        yield Probe(f"its {' and '.join(above)}", "path", above)
+    if len(above) > 1:
+        for name in above:
+            yield Probe(f"its {name} alone", "path", (name,))
+
+
+def _bodies(operation: Operation, ids: list[str]) -> Iterator[Probe]:
+    schema = body_schema(operation)
+    if schema is None:
+        yield Probe("a body where none is declared", "body", tuple(ids), "extra", declared=False)
+        return
+    properties = schema.get("properties", {})
+    for name in _uuids(properties):
+        yield Probe(f"its {name}", "body", (name,))
+    for name in [*ids, "id"]:
+        if name not in properties:
+            yield Probe(f"{name}, which is not declared", "body", (name,), "extra", declared=False)
+    shown = {n for _, r in _successes(operation) for n in _schema(r).get("properties", {})}
+    hidden = sorted((shown | {"role", "subject"}) - {*properties, *ids, "id"})
+    hidden += sorted(name for name, part in properties.items() if part.get("readOnly"))
+    yield from (
+        Probe(f"{name}, which no client may set", "body", (name,), "mass", declared=False)
+        for name in hidden
+    )
+
+
+def _cursors(own: tuple[str, ...], declared: bool) -> Iterator[Probe]:
+    yield Probe("a cursor of its list", "cursor", ("cursor",), declared=declared)
+    if declared and own:
+        yield Probe("a cursor of its list, and its path", "path", own, "cursor")
+
+
+def _filters(query: Mapping[str, Any], ids: list[str]) -> Iterator[Probe]:
+    for name in dict.fromkeys([*ids, "filter", *_uuids(query)]):
+        if name in query:
+            yield Probe(f"its {name}", "query", (name,))
+        else:
+            yield Probe(f"{name}, which is not declared", "query", (name,), declared=False)
+
+
+def _headers(operation: Operation) -> Iterator[Probe]:
+    yield Probe("header fields of proxies", "header", HEADERS, declared=False)
+    yield Probe("a cookie", "header", ("Cookie",), declared=False)
+    if path_ids(operation.path):
+        yield Probe("header fields and the path", "path", path_ids(operation.path), "header")
+    for parameter in operation.parameters:
+        if parameter["in"] == "header":
+            yield Probe(f"its {parameter['name']}", "header", (parameter["name"],))
+
+
+def _malformed(operation: Operation, texts: list[str]) -> Iterator[Probe]:
+    for name in path_ids(operation.path):
+        for form in ("%00", "%27%20or%20true--", "%FF"):
+            yield Probe(f"{name} {form}", "malformed", (name,), f"path {form}")
+    yield Probe("NUL in the query", "malformed", ("cursor",), "query %00")
+    for name in texts:
+        yield Probe(f"NUL in {name}", "malformed", (name,), "body")
+
+
+def _uuids(properties: Mapping[str, Any]) -> list[str]:
+    return [name for name, part in properties.items() if merged(part).get("format") == "uuid"]
+
+
+def _successes(operation: Operation) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    return ((code, r) for code, r in operation.responses.items() if code.startswith("2"))
+
+
+def _schema(response: Mapping[str, Any]) -> dict[str, Any]:
+    content = response.get("content", {})
+    return merged(content["application/json"]["schema"]) if "application/json" in content else {}
+
+
+def _pointer(operation: Operation, name: str) -> str:
+    """Return where the answer has the id: what a link says, else `/id`."""
+    for _, response in _successes(operation):
+        for link in response.get("links", {}).values():
+            expression = link.get("parameters", {}).get(name, "")
+            if isinstance(expression, str) and expression.startswith("$response.body#"):
+                return expression.removeprefix("$response.body#")
+    return "/id"
