@@ -7,7 +7,7 @@ import psycopg
 import pytest
 
 from db import schema
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, Postgres
 
 APP = "covenant_app"
 OURS = "n.nspname !~ '^(pg_|information_schema$)'"
@@ -195,10 +195,16 @@ def _plain(expression: str | None) -> str:
     return " ".join((expression or "").replace(' AS "nullif"', "").split())
 
 
+@pytest.fixture(scope="module")
+def empty(postgres: Postgres) -> Database:
+    """No rows, since a fault may be a key that the rows of other tests would break."""
+    return postgres.database()
+
+
 @pytest.fixture
-def owner(database: Database) -> Iterator[psycopg.Connection[Any]]:
+def owner(empty: Database) -> Iterator[psycopg.Connection[Any]]:
     """A superuser's connection whose changes are never committed."""
-    with psycopg.connect(database.superuser_url) as connection:
+    with psycopg.connect(empty.superuser_url) as connection:
         connection.execute("set local lock_timeout = '5s'")
         yield connection
         connection.rollback()
