@@ -20,7 +20,8 @@ DIFFERENT = 20_000
 SEED = """
 insert into organizations (id, name) select gen_random_uuid(), 'Org ' || n
     from generate_series(1, %(orgs)s) n;
-insert into projects (org_id, id, name) select o.id, gen_random_uuid(), 'Project ' || n
+insert into projects (org_id, id, name, created_at)
+    select o.id, gen_random_uuid(), 'Project ' || n, timestamptz '2026-11-23 11:00:00.123456Z'
     from organizations o, generate_series(1, %(projects)s) n;
 """
 
