@@ -15,7 +15,7 @@ CONTRACT = sha256:$(shell sha256sum openapi/openapi.yaml | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
 .PHONY: help run dev migrate generate diff manifests image test lint stale check certify certify-mutants \
-  breaking fuzz scan image-test bench format golden requirements clean
+  breaking fuzz scan audit image-test bench format golden requirements clean
 
 help: ## List the commands
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ fuzz: $(VENV)/test.stamp ## Fuzz the running service with 20,000 cases: make fuz
 scan: $(VENV)/test.stamp $(VENV)/checkov/stamp ## Scan everything that the chart renders with Checkov
 	$(BIN)/python -m pytest -s -q tests/scan_chart.py
 
+audit: $(VENV)/audit/stamp ## Ask for known vulnerabilities of what the image carries (needs the network)
+	$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes -r requirements/service.txt
+
 image-test: $(VENV)/test.stamp ## Run the image read-only, as anybody, without capabilities (needs Docker)
 	IMAGE=$(IMAGE):$(VERSION) TESTCONTAINERS_RYUK_DISABLED=true \
 	  $(BIN)/python -m pytest -s -q tests/image_flow.py
@@ -92,7 +95,7 @@ golden: $(VENV)/test.stamp ## Write tests/golden anew, after a template was chan
 
 requirements: $(VENV)/test.stamp ## Pin the requirements anew, with hashes
 	$(BIN)/python -m pip install --quiet uv
-	for name in service local tools test checkov; do \
+	for name in service local tools test checkov audit; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header requirements/$$name.in -o requirements/$$name.txt || exit 1; \
 	done
@@ -100,11 +103,11 @@ requirements: $(VENV)/test.stamp ## Pin the requirements anew, with hashes
 clean: ## Remove what was installed and made; the data of `make run` too
 	rm -rf $(VENV) .local build .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
 
-# Its pins contradict those of the tests, so it lives apart.
-$(VENV)/checkov/stamp: requirements/checkov.txt $(VENV)/test.stamp
-	@echo "Installing $< into $(VENV)/checkov"
-	@$(PYTHON) -m venv $(VENV)/checkov
-	@$(VENV)/checkov/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
+# Tools whose pins contradict those of the tests live apart: .venv/checkov, .venv/audit.
+$(VENV)/%/stamp: requirements/%.txt
+	@echo "Installing $< into $(VENV)/$*"
+	@$(PYTHON) -m venv $(VENV)/$*
+	@$(VENV)/$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes \
 	  --no-deps -r $<
 	@touch $@
 
