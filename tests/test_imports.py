@@ -28,7 +28,15 @@ ALLOWED = {
 }
 # They are chosen by name when the service runs: by the contract, or by the command.
 DISPATCHERS = {"handlers/runtime/app.py", "handlers/runtime/__main__.py"}
-NEVER_SERVED = ("sqlalchemy", "alembic", "pytest", "codegen", "certify", "db.migrate", "db.embedded")
+NEVER_SERVED = (
+    "sqlalchemy",
+    "alembic",
+    "pytest",
+    "codegen",
+    "certify",
+    "db.migrate",
+    "db.embedded",
+)
 
 
 def modules() -> dict[str, Path]:
