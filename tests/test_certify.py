@@ -27,7 +27,6 @@ from openapi.contract import Contract
 from tests.fix_postgres import Database, Postgres
 from tests.fix_service import Service, Tenant
 from tests.fix_tools import page
-from tests.test_catalogue import faults as catalogue_faults
 
 ROOT = Path(__file__).parent.parent
 
@@ -314,16 +313,6 @@ def test_a_planted_delay_is_found_and_noise_is_not() -> None:
     assert not timing.look([noise(n + 7919) for n in range(80)], absent).is_found(50)
     assert timing.look([noise(n + 7919) + 20 for n in range(80)], absent).is_found(50)
     assert not timing.look([value + 0.01 for value in absent], absent).is_found(50)
-
-
-def test_the_catalogue_is_held_against_the_same_rules_as_in_the_tests(database: Database) -> None:
-    needed = catalogue.needed(contract.load())
-    spoilt = "alter table projects no force row level security"
-    with psycopg.connect(database.superuser_url) as connection:
-        assert catalogue.faults(connection, needed) == catalogue_faults(connection) == set()
-        connection.execute(spoilt)
-        assert catalogue.faults(connection, needed) == {"projects: not forced"}
-        connection.rollback()
 
 
 # What a certificate says of itself
