@@ -53,6 +53,8 @@ insert into shape values (1);
 create function noisy() returns int language plpgsql as $$ begin
     raise notice 'first'; raise warning 'second';
     perform set_config('application_name', clock_timestamp()::text, true); return 1; end $$;
+create function unsupported() returns int language plpgsql as $$ begin
+    raise exception using errcode = '0A000'; end $$;
 create function writes() returns int language sql as 'insert into marks values (1); select 1';
 grant select, insert, update, delete on all tables in schema public to app;
 """
@@ -527,10 +529,13 @@ async def test_a_migration_under_prepared_statements_goes_unnoticed(
         assert await asyncio.gather(*requests) == [[(b"1", b"new")]] * 20
         for _ in range(2):
             assert await driver.fetch([], "select * from shape") == [(b"1", b"new")]
-        names = (
-            "select count(*) from pg_prepared_statements where statement = 'select * from shape'"
+        planned = (
+            "select generic_plans + custom_plans from pg_prepared_statements "
+            "where statement = 'select * from shape'"
         )
-        assert await driver.fetch([], names) == [(b"1",)]
+        assert await driver.fetch([], planned) == [(b"2",)]
+        with pytest.raises(errors.FeatureNotSupported):
+            await driver.fetch([], "select unsupported()")
 
 
 @direct
@@ -609,6 +614,7 @@ async def test_a_killed_backend_costs_one_retry_and_a_write_says_so(
         with pytest.raises(Away) as caught:
             await write
         assert caught.value.maybe_done
+        assert "administrator command" in str(caught.value)
         assert await asyncio.gather(*reads) == [[(b"%d" % n,)] for n in range(10)]
         await until(lambda: reader.stats == Stats(2, 0, 0) and writer.stats == Stats(1, 0, 0), 1)
 
@@ -620,6 +626,29 @@ async def test_a_read_that_ends_its_connection_is_sent_only_twice(way: Way) -> N
             await reader.fetch([], "select pg_terminate_backend(pg_backend_pid())")
         assert not caught.value.maybe_done
         assert await reader.fetch([], "select 1") == [(b"1",)]
+
+
+@direct
+async def test_a_read_is_not_sent_again_to_a_connection_that_is_ending_too(
+    way: Way, server: Server
+) -> None:
+    async with opened(way, read_only=True) as reader:
+        sql = "select pg_backend_pid() from pg_sleep(0.02)"
+        pids = await asyncio.gather(*[reader.fetch([], sql) for _ in range(2)])
+        first, second = (int(rows[0][0] or 0) for rows in pids)
+        assert first != second
+        os.kill(second, signal.SIGSTOP)
+        try:
+            read = asyncio.create_task(reader.fetch([], "select 1 from pg_sleep(0.2)"))
+            await until(lambda: reader.stats.in_flight == 1)
+            with psycopg.connect(server.url(), autocommit=True) as admin:
+                for pid in (second, first):
+                    admin.execute("select pg_terminate_backend(%s)", [pid])
+            await until(lambda: read.done() or reader.stats.connections == 1)
+            await until(read.done, 2)
+        finally:
+            os.kill(second, signal.SIGCONT)
+        assert await read == [(b"1",)]
 
 
 @direct
@@ -728,7 +757,7 @@ async def test_requests_outlive_a_restart_of_the_server(way: Way, restarting: Re
             await until(lambda: writer.stats.in_flight == 1)
             await place.stop(number)
             assert await write is Away
-            assert not reader.connected
+            await until(lambda: not reader.connected)
             await place.start()
             up = time.monotonic()
             await reader.fetch([], "select 1")

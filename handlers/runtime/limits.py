@@ -9,6 +9,7 @@ from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 
 from handlers.runtime.problems import Problem
+from handlers.runtime.proxies import household
 from openapi.contract import Operation
 
 Limit = Callable[[str, dict[str, Any] | None], Awaitable[None]]
@@ -37,7 +38,7 @@ class Limits:
         by_client = declared["key"] == "client"
 
         async def count(client: str, principal: dict[str, Any] | None) -> None:
-            key = client if by_client or principal is None else principal["org_id"]
+            key = household(client) if by_client or principal is None else principal["org_id"]
             if await self._limiter.hit(item, operation.id, key):
                 return
             window = await self._limiter.get_window_stats(item, operation.id, key)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 import jsonschema_rs
@@ -11,6 +12,8 @@ from handlers.runtime.problems import Fault
 UUID = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 # Left out of what is compiled: they validate nothing.
 _NOTES = ("description", "title", "example", "deprecated", "externalDocs", "xml", "discriminator")
+# A body may hold faults by the ten thousand; more than these are not even counted.
+COUNTED = 1000
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 
 Check = Callable[[Any], list[Fault]]
@@ -27,7 +30,8 @@ def checker(schema: dict[str, Any], where: str, *, sent: bool, prefix: str = "")
     def faults(value: Any) -> list[Fault]:
         if validator.is_valid(value):
             return []
-        return [fault for error in validator.iter_errors(value) for fault in _faults(error)]
+        found = (fault for error in validator.iter_errors(value) for fault in _faults(error))
+        return list(islice(found, COUNTED))
 
     def _faults(error: Any) -> list[Fault]:
         pointer = prefix + "".join(f"/{_token(part)}" for part in error.instance_path)
@@ -35,7 +39,7 @@ def checker(schema: dict[str, Any], where: str, *, sent: bool, prefix: str = "")
         if rule == "additionalProperties":
             return [
                 Fault(where, f"{pointer}/{name}" if _NAME.fullmatch(name) else pointer, "unknown")
-                for name in error.kind.unexpected
+                for name in error.kind.unexpected[:COUNTED]
             ]
         if rule == "required":
             return [Fault(where, f"{pointer}/{error.kind.property}", "missing")]
