@@ -22,6 +22,7 @@ from handlers.keys import KeyRing, KeysError
 from handlers.runtime.docs import Docs
 from handlers.runtime.guard import Guard
 from handlers.runtime.limits import Limits
+from handlers.runtime.metrics import Metrics
 from handlers.runtime.operations import HandlerError, Operation, Operations, Services
 from handlers.runtime.router import Router
 from handlers.runtime.settings import Settings
@@ -61,6 +62,7 @@ def create_app(
     Raises `KeysError` and `HandlerError`.
     """
     status = Status()
+    metrics = Metrics(contract.operations)
     keys = KeyRing(settings.keys_dir, clock)
     lifetime = min(settings.token_ttl or contract.token["lifetime"], contract.token["lifetime"])
     terms = Terms(contract.token["issuer"], contract.token["audience"], lifetime)
@@ -98,6 +100,7 @@ def create_app(
                 status=status,
                 trusted_proxies=settings.trusted_proxies,
                 cors_origins=settings.cors_origins,
+                metrics=metrics,
             ),
             partial(Docs, contract=contract, swagger_ui=settings.swagger_ui),
             Router,

@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from db.errors import Unavailable
 from handlers.runtime import bodies, problems
 from handlers.runtime.answers import PROBLEM, send_answer
+from handlers.runtime.metrics import Metrics
 from handlers.runtime.problems import Problem
 from handlers.runtime.proxies import client_of
 from handlers.runtime.settings import Network
@@ -50,6 +51,7 @@ class Context:
     started: float
     seconds: float = 0
     status: int = 0
+    trace_id: str | None = None
 
 
 class Guard:
@@ -62,9 +64,11 @@ class Guard:
         status: Status,
         trusted_proxies: Sequence[Network],
         cors_origins: Sequence[str],
+        metrics: Metrics,
     ) -> None:
         self._app = app
         self._status = status
+        self._metrics = metrics
         self._trusted = tuple(trusted_proxies)
         self._origins = frozenset(origin.encode() for origin in cors_origins)
 
@@ -83,6 +87,7 @@ class Guard:
         if scope["method"] == "HEAD":
             scope["method"] = "GET"
         send = self._dressed(send, context, headers)
+        self._metrics.in_flight += 1
         try:
             demand_bounds(headers)
             demand_framing(headers, scope["http_version"])
@@ -94,8 +99,10 @@ class Guard:
             # Time is up: the server ends what is still in flight when it stops.
             await _answer(Unavailable("the service is stopping"), context, receive, send)
         except Exception as error:
+            self._metrics.refused(error)
             await _answer(error, context, receive, send)
         finally:
+            self._metrics.in_flight -= 1
             self._log(scope, context)
 
     def _dressed(self, send: Send, context: Context, headers: bodies.Headers) -> Send:
@@ -146,14 +153,17 @@ class Guard:
         extensions = scope["extensions"]
         seconds = context.seconds or time.perf_counter() - context.started
         principal: dict[str, Any] = extensions.get("connexion_context", {}).get("token_info") or {}
+        operation = extensions.get(ROUTING_CONTEXT, {}).get("operation_id")
+        self._metrics.observe(operation, context.method, context.status, seconds)
         log.info(
             "request",
             request_id=context.request_id,
-            operation=extensions.get(ROUTING_CONTEXT, {}).get("operation_id"),
+            operation=operation,
             method=context.method,
             status=context.status,
             duration_ms=round(seconds * 1000, 2),
             tenant=principal.get("org_id"),
+            trace_id=context.trace_id,
         )
 
 

@@ -1,0 +1,67 @@
+"""What the service counts while it works: plain integers, put into words when they are asked for.
+
+A request costs two additions here. No tenant, id or URL is part of any name, so that nothing a
+client sends makes the tables grow.
+"""
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from db.errors import Unavailable
+from handlers.security import MissingToken
+from handlers.tokens import InvalidToken
+from openapi.contract import Operation
+
+NONE = "none"
+OTHER = "other"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# Seconds; the latency that an operation aims at (x-slo) is one more, so that it can be counted.
+BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+class Metrics:
+    """Counts of one process. Latencies: one count per bound, then those above, then their sum."""
+
+    def __init__(self, operations: Mapping[str, Operation]) -> None:
+        self.bounds = bounds(operations.values())
+        self.requests: dict[tuple[str, str, int], int] = {}
+        self.seconds: dict[str, list[float]] = {
+            id: [0] * (len(self.bounds) + 2) for id in (*operations, NONE)
+        }
+        self.in_flight = 0
+        self.token_failures: Counter[str] = Counter()
+        self.unavailable: Counter[str] = Counter()
+
+    def observe(self, operation: str | None, method: str, status: int, seconds: float) -> None:
+        """Count the end of a request; None is a request that reached no operation."""
+        name = operation or NONE
+        row = self.seconds[name]
+        row[bisect_left(self.bounds, seconds)] += 1
+        row[-1] += seconds
+        key = (name, method, status)
+        if key not in self.requests:
+            key = (name, method if method in METHODS else OTHER, status)
+            self.requests.setdefault(key, 0)
+        self.requests[key] += 1
+
+    def refused(self, error: Exception) -> None:
+        """Count why a request was refused, where an operator wants to know more than the status."""
+        if isinstance(error, InvalidToken):
+            self.token_failures[error.reason] += 1
+        elif isinstance(error, MissingToken):
+            self.token_failures["missing"] += 1
+        elif isinstance(error, Unavailable):
+            # Reasons with a space are written for people, and may name anything.
+            reason = str(error)
+            self.unavailable["not ready" if " " in reason else reason] += 1
+
+
+def bounds(operations: Iterable[Operation]) -> tuple[float, ...]:
+    """Return the upper bounds of the latency buckets, in seconds."""
+    aims = {
+        operation.extensions["x-slo"]["latency_ms"] / 1000
+        for operation in operations
+        if "latency_ms" in operation.extensions.get("x-slo", {})
+    }
+    return tuple(sorted({*BOUNDS, *aims}))
