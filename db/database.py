@@ -46,8 +46,6 @@ class Database:
         statement_timeout: float = 2.0,
     ) -> None:
         self.reason: str | None = "the database has not answered yet"
-        # In the transaction, because a pooler refuses it as a start-up option.
-        self.limits = {"statement_timeout": f"{statement_timeout * 1000:.0f}"}
         self._url = url
         self._refuse = refuse
         self._examined = asyncio.Event()
@@ -99,25 +97,31 @@ class Database:
         parameters: Sequence[str],
         *,
         read_only: bool,
+        statement_timeout: float | None = None,
     ) -> list[tuple[bytes | None, ...]]:
         """Run one statement under these settings, in a transaction of its own.
 
-        Raises `Unavailable`, and `psycopg.Error` for what the statement is answered with.
+        `statement_timeout` replaces that of the database. Raises `Unavailable`, and
+        `psycopg.Error` for what the statement is answered with.
         """
         await self._wait_until_examined()
         multiplexer = self._reads if read_only else self._writes
         if multiplexer is None:
             raise Unavailable("NotExamined")
         try:
-            return await multiplexer.fetch(tuple(settings.items()), sql, parameters)
+            return await multiplexer.fetch(
+                tuple(settings.items()), sql, parameters, statement_timeout=statement_timeout
+            )
         except Busy as error:
             raise Unavailable(type(error).__name__) from None
         except Away as error:
             raise Unavailable(type(error).__name__, maybe_done=error.maybe_done) from None
 
     @asynccontextmanager
-    async def connection(self, read_only: bool) -> AsyncIterator[AsyncConnection[Any]]:
-        """Yield a connection inside a transaction of its own.
+    async def connection(
+        self, read_only: bool, statement_timeout: float | None = None
+    ) -> AsyncIterator[AsyncConnection[Any]]:
+        """Yield a connection inside a transaction of its own; the caller binds `limits` in it.
 
         Raises `Unavailable` when none is to be had: at once when too many wait already, else
         after `timeout` seconds.
@@ -128,12 +132,18 @@ class Database:
         except (PoolTimeout, TooManyRequests, PoolClosed) as error:
             raise Unavailable(type(error).__name__) from None
         try:
-            with _in_time(connection, self._timeout + self._statement_timeout):
+            limit = self._statement_timeout if statement_timeout is None else statement_timeout
+            with _in_time(connection, self._timeout + limit):
                 await connection.set_read_only(read_only)
                 async with connection.transaction():
                     yield connection
         finally:
             await self._pool.putconn(connection)
+
+    def limits(self, statement_timeout: float | None = None) -> dict[str, str]:
+        """Settings of a transaction; a pooler refuses them as start-up options."""
+        limit = self._statement_timeout if statement_timeout is None else statement_timeout
+        return {"statement_timeout": f"{max(1, limit * 1000):.0f}"}
 
     async def _wait_until_examined(self) -> None:
         if not self._examined.is_set():

@@ -3,7 +3,8 @@
 DbError
 ├── NotFound      absent, or not this tenant's (the same answer by design)
 ├── Conflict      a unique name is taken
-└── Unavailable   not now: the database is away, busy or too slow
+└── Unavailable   not now: the database is away or busy
+    └── TooSlow   the statement took longer than it may; nothing of it was done
 """
 
 from psycopg import Error, errors
@@ -29,8 +30,11 @@ class Unavailable(DbError):
         self.maybe_done = maybe_done
 
 
+class TooSlow(Unavailable):
+    """The server ended the statement at its time limit."""
+
+
 _BUSY = (
-    errors.QueryCanceled,
     errors.LockNotAvailable,
     errors.SerializationFailure,
     errors.DeadlockDetected,
@@ -54,6 +58,8 @@ def meaning(error: Error) -> DbError | None:
         return NotFound()
     if isinstance(error, errors.InsufficientPrivilege):
         return NotFound() if error.diag.source_function == "ExecWithCheckOptions" else None
+    if isinstance(error, errors.QueryCanceled):
+        return TooSlow(type(error).__name__)
     if isinstance(error, (errors.OperationalError, *_BUSY)):
         return Unavailable(type(error).__name__)
     return None

@@ -7,7 +7,7 @@ tenant from one request to the next. Policies read them; nothing else opens a ro
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import psycopg
 from orjson import Fragment
@@ -39,11 +39,15 @@ class Transaction:
 
 @dataclass(frozen=True)
 class Door:
-    """The database as one tenant, one subject, or nobody may see it."""
+    """The database as one tenant, one subject, or nobody may see it.
+
+    A statement may take `timeout` seconds; None: what the database allows.
+    """
 
     database: Database
     settings: Mapping[str, str] = field(default_factory=dict)
     read_only: bool = True
+    timeout: float | None = None
 
     async def fetch(self, sql: str, *parameters: str) -> list[Row]:
         """Run one statement in its own transaction and return its rows as text.
@@ -52,7 +56,11 @@ class Door:
         """
         try:
             return await self.database.fetch(
-                self.settings, sql, parameters, read_only=self.read_only
+                self.settings,
+                sql,
+                parameters,
+                read_only=self.read_only,
+                statement_timeout=self.timeout,
             )
         except psycopg.Error as error:
             raise self._meaning(error) from error
@@ -65,8 +73,8 @@ class Door:
         """
         bound = {**self.settings, **{f"app.{name}": value for name, value in settings.items()}}
         try:
-            async with self.database.connection(self.read_only) as connection:
-                await _bind(connection, bound | self.database.limits)
+            async with self.database.connection(self.read_only, self.timeout) as connection:
+                await _bind(connection, bound | self.database.limits(self.timeout))
                 yield Transaction(connection)
         except psycopg.Error as error:
             raise self._meaning(error) from error
@@ -81,19 +89,23 @@ class Door:
         return known or error
 
 
-def as_tenant(database: Database, org_id: str, *, read_only: bool) -> Door:
+def as_tenant(
+    database: Database, org_id: str, *, read_only: bool, timeout: float | None = None
+) -> Door:
     """The database as the organization `org_id` sees it."""
-    return Door(database, {"app.org_id": org_id}, read_only)
+    return Door(database, {"app.org_id": org_id}, read_only, timeout)
 
 
-def as_subject(database: Database, subject: str, *, read_only: bool) -> Door:
+def as_subject(
+    database: Database, subject: str, *, read_only: bool, timeout: float | None = None
+) -> Door:
     """The database as a member sees it: the organizations that `subject` is a member of."""
-    return Door(database, {"app.subject": subject}, read_only)
+    return Door(database, {"app.subject": subject}, read_only, timeout)
 
 
-def as_nobody(database: Database) -> Door:
+def as_nobody(database: Database, *, timeout: float | None = None) -> Door:
     """The database with nothing bound: no row of any tenant."""
-    return replace(Door(database), read_only=False)
+    return Door(database, read_only=False, timeout=timeout)
 
 
 def one(rows: list[Row]) -> Fragment:

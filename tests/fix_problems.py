@@ -42,6 +42,14 @@ def demand_problem(response: httpx.Response) -> dict[str, Any]:
     return body
 
 
+def examples(response: dict[str, Any]) -> list[dict[str, Any]]:
+    """The problems that a response of the contract shows."""
+    media = response["content"]["application/problem+json"]
+    if "example" in media:
+        return [media["example"]]
+    return [example["value"] for example in media["examples"].values()]
+
+
 def on_response(response: httpx.Response) -> None:
     """Hold every answer that a test receives: nothing redirects, and a refusal is a problem."""
     assert not 300 <= response.status_code < 400 or response.status_code == 304

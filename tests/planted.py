@@ -12,6 +12,7 @@ import handlers
 from handlers.runtime import lifecycle, settings, telemetry
 from handlers.runtime.app import create_app
 from openapi import contract
+from tests.fix_problems import examples
 
 PLANT = Path(__file__).parent / "plant"
 SEEN = {
@@ -37,8 +38,9 @@ def document() -> dict[str, Any]:
     planted = yaml.safe_load((PLANT / "planted.yaml").read_text())
     shipped["tags"] += planted["tags"]
     problems = {
-        str(r["content"]["application/problem+json"]["example"]["status"]): name
+        str(example["status"]): name
         for name, r in shipped["components"]["responses"].items()
+        for example in examples(r)
     }
     for path in planted["paths"].values():
         for operation in path.values():

@@ -15,8 +15,8 @@ import pytest
 
 from db import migrate, schema
 from db.database import Database as Connections
-from db.errors import Conflict, DbError, NotFound, Unavailable, meaning
-from db.tenancy import as_nobody, as_tenant
+from db.errors import Conflict, DbError, NotFound, TooSlow, Unavailable, meaning
+from db.tenancy import Door, as_nobody, as_tenant
 from tests.fix_postgres import Database, Postgres
 from tests.fix_proxy import Proxy, proxy
 from tests.fix_service import Service, Tenant, serving, tenant, until
@@ -337,14 +337,66 @@ def test_a_statement_that_is_too_slow_leaves_a_usable_connection(database: Datab
     async def ask(connections: Connections) -> None:
         nobody = as_nobody(connections)
         for _ in range(2):
-            with pytest.raises(Unavailable):
+            with pytest.raises(TooSlow):
                 await nobody.fetch("select pg_sleep(5)")
-            with pytest.raises(Unavailable):
+            with pytest.raises(TooSlow):
                 async with nobody.transaction() as tx:
                     await tx.fetch("select pg_sleep(5)")
             assert await nobody.fetch("select 1") == [(b"1",)]
             async with nobody.transaction() as tx:
                 assert await tx.fetch("select 1") == [(b"1",)]
+
+    run(database.app_url, ask, connections=1, statement_timeout=0.2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sql"),
+    [
+        ("lock_timeout", "select pg_advisory_xact_lock(7)"),
+        ("idle_in_transaction_session_timeout", None),
+        ("transaction_timeout", "select pg_sleep(5)"),
+    ],
+)
+def test_other_limits_of_the_server_are_unavailable_and_leave_usable_connections(
+    database: Database, setting: str, sql: str | None
+) -> None:
+    async def late(nobody: Door) -> None:
+        async with nobody.transaction() as tx:
+            await tx.fetch("select set_config($1, '100', true)", setting)
+            if sql is None:
+                await asyncio.sleep(0.3)
+            await tx.fetch(sql or "select 1")
+
+    async def ask(connections: Connections) -> None:
+        nobody = as_nobody(connections)
+        if not await nobody.fetch("select from pg_settings where name = $1", setting):
+            return  # transaction_timeout came with PostgreSQL 17
+        for _ in range(2):
+            with pytest.raises(Unavailable) as error:
+                await late(nobody)
+            assert not isinstance(error.value, TooSlow)
+            async with nobody.transaction() as tx:
+                assert await tx.fetch("select 1") == [(b"1",)]
+
+    with psycopg.connect(database.superuser_url) as holder:
+        holder.execute("select pg_advisory_xact_lock(7)")
+        run(database.app_url, ask, connections=1)
+
+
+def test_a_door_may_have_a_limit_of_its_own(database: Database) -> None:
+    async def ask(connections: Connections) -> None:
+        brief, patient = as_nobody(connections, timeout=0.1), as_nobody(connections, timeout=5)
+        for door, sleeps in ((brief, False), (patient, True), (brief, False)):
+            if sleeps:
+                assert len(await door.fetch("select pg_sleep(0.4)")) == 1
+                async with door.transaction() as tx:
+                    assert len(await tx.fetch("select pg_sleep(0.4)")) == 1
+            else:
+                with pytest.raises(TooSlow):
+                    await door.fetch("select pg_sleep(0.4)")
+                with pytest.raises(TooSlow):
+                    async with door.transaction() as tx:
+                        await tx.fetch("select pg_sleep(0.4)")
 
     run(database.app_url, ask, connections=1, statement_timeout=0.2)
 
@@ -608,7 +660,7 @@ def test_a_slow_statement_is_answered_in_time_and_the_next_request_works(faulty:
     with tenant(faulty, "Acme") as acme:
         began = time.monotonic()
         answer = acme.http.post(f"/orgs/{acme.org}/projects", json={"name": "N"})
-        assert answer.status_code == 503
+        assert (answer.status_code, answer.json()["code"]) == (503, "statement-timeout")
         assert time.monotonic() - began < 3.5
         assert "retry-after" in answer.headers
         assert acme.post("/orgs", name="Next")

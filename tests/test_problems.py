@@ -11,6 +11,7 @@ from handlers.runtime import problems
 from handlers.tokens import Terms
 from openapi import contract
 from tests import corpus_tokens
+from tests.fix_problems import examples
 from tests.fix_raw import raw
 from tests.fix_service import Service, Tenant, until
 
@@ -68,6 +69,19 @@ def test_a_statement_that_postgresql_refuses_is_told_to_the_log_only(planted: Se
     assert "no_such_column" in json.dumps(told)
 
 
+@pytest.mark.parametrize("path", ["/planted/slow", "/planted/slow/transaction"])
+def test_a_statement_above_the_timeout_of_its_operation_has_a_problem_of_its_own(
+    planted: Service, path: str
+) -> None:
+    with planted.http() as client:
+        for _ in range(2):
+            slow = client.get(path)
+            assert (slow.status_code, slow.json()["code"]) == (503, "statement-timeout")
+            assert slow.headers["retry-after"] == "1"
+            assert 0.3 <= slow.elapsed.total_seconds() < 1.5
+            assert client.post("/auth/guest").status_code == 201
+
+
 def test_an_answer_that_the_contract_does_not_know_is_not_given(planted: Service) -> None:
     with planted.http() as client:
         failed = client.get("/planted/wrong")
@@ -79,8 +93,8 @@ def test_every_problem_of_the_service_is_in_the_contract_with_its_status_and_tit
     document = contract.load().document
     declared = {}
     for response in document["components"]["responses"].values():
-        example = response["content"]["application/problem+json"]["example"]
-        declared[example["code"]] = (example["status"], example["title"])
+        for example in examples(response):
+            declared[example["code"]] = (example["status"], example["title"])
     not_declared = {"method-not-allowed": (405, "Method not allowed")}
     assert declared | not_declared == problems.CODES
 

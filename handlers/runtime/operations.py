@@ -49,6 +49,7 @@ class Operation:
         self._handler = handler
         self._database = services.database
         self._read_only = declared.method == "get"
+        self._timeout: float | None = declared.extensions.get("x-timeout")
         readers = [_parameter(declared, p) for p in declared.parameters]
         self._path = [p for p in readers if p.where == "path"]
         self._query = [p for p in readers if p.where == "query"]
@@ -108,11 +109,13 @@ class Operation:
 
     def _opened(self, principal: dict[str, Any] | None) -> tenancy.Door:
         if self._door == "nobody" or principal is None:
-            return tenancy.as_nobody(self._database)
+            return tenancy.as_nobody(self._database, timeout=self._timeout)
+        read_only, timeout = self._read_only, self._timeout
         if self._door == "tenant":
             org_id = principal["org_id"]
-            return tenancy.as_tenant(self._database, org_id, read_only=self._read_only)
-        return tenancy.as_subject(self._database, principal["sub"], read_only=self._read_only)
+            return tenancy.as_tenant(self._database, org_id, read_only=read_only, timeout=timeout)
+        subject = principal["sub"]
+        return tenancy.as_subject(self._database, subject, read_only=read_only, timeout=timeout)
 
     def _check(self, status: int, content: bytes) -> None:
         """Hold an answer against the contract: for tests, where it costs nothing that counts."""

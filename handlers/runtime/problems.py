@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from db.errors import Conflict, NotFound, Unavailable
+from db.errors import Conflict, NotFound, TooSlow, Unavailable
 from handlers.security import MissingToken
 from handlers.tokens import InvalidToken
 
@@ -59,6 +59,7 @@ CODES = {
     "headers-too-large": (431, "Header fields too large"),
     "internal-error": (500, "Internal error"),
     "unavailable": (503, "Unavailable"),
+    "statement-timeout": (503, "Statement timeout"),
 }
 
 
@@ -83,6 +84,9 @@ def of(error: Exception) -> Problem:
         case InvalidToken():
             challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
             return Problem("unauthorized", "No valid token", hint=GUEST, headers=challenge)
+        case TooSlow():
+            slow = "The database took longer than the operation may; nothing was changed"
+            return Problem("statement-timeout", slow, headers={"Retry-After": str(RETRY_AFTER)})
         case Unavailable():
             return unavailable(error)
     return Problem("internal-error", "The service failed", hint="Tell the operator the request id")

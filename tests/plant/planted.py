@@ -18,6 +18,17 @@ async def statement(nobody: Door) -> dict[str, Any]:
     return {}
 
 
+async def slow(nobody: Door) -> dict[str, str]:
+    await nobody.fetch("select pg_sleep(20)")
+    return {"seen": "slept"}
+
+
+async def slow_transaction(nobody: Door) -> dict[str, str]:
+    async with nobody.transaction() as tx:
+        await tx.fetch("select pg_sleep(20)")
+    return {"seen": "slept"}
+
+
 async def wrong() -> dict[str, Any]:
     return {"undeclared": "canary"}
 
