@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import orjson
@@ -45,10 +45,10 @@ def reader(
     return read
 
 
-def demand_length(headers: Headers) -> None:
+def demand_length(lengths: Iterable[bytes]) -> None:
     """Refuse a body that says it is too large, before any of it is read (RFC 9110, 15.5.14)."""
-    for name, value in headers:
-        if name == b"content-length" and int(value) > MOST_BYTES:
+    for length in lengths:
+        if int(length) > MOST_BYTES:
             raise Problem("body-too-large", TOO_LARGE, headers={"Connection": "close"})
 
 

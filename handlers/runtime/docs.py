@@ -14,9 +14,9 @@ from openapi.contract import Contract, public_document
 
 # Styles that Swagger UI sets on elements, and icons that it draws, need the two exceptions.
 POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
-    "form-action 'none'"
+    b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    b"img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
+    b"form-action 'none'"
 )
 PAGE = b"""<!doctype html>
 <html lang="en">
@@ -79,7 +79,8 @@ class Docs:
         media_type, content = self._pages[path]
         content = content or _asset(path.removeprefix("/ui/"))
         tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
-        headers = {"ETag": tag, "Cache-Control": "no-cache", "Content-Security-Policy": POLICY}
+        headers = {"ETag": tag, "Cache-Control": "no-cache"}
+        scope["covenant"].content_security_policy = POLICY
         if any(n == b"if-none-match" and v.decode("latin-1") == tag for n, v in scope["headers"]):
             await send_answer(send, 304, b"", headers)
             return

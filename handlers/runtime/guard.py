@@ -1,8 +1,8 @@
 """Around every request: its id, its limits, what every answer carries, and the log line."""
 
 import asyncio
+import random
 import re
-import secrets
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,12 +20,14 @@ from handlers.runtime.metrics import Metrics
 from handlers.runtime.problems import Problem
 from handlers.runtime.proxies import client_of
 from handlers.runtime.settings import Network
+from handlers.runtime.telemetry import request_line
 from handlers.status import Status
 
 MOST_FIELDS = 100
 MOST_HEADER_BYTES = 16_384
 # Seconds to read on after a refusal: closing on a client that still sends would cost it the answer.
 LINGER = 1.0
+WATCHED = frozenset((b"host", b"content-length", b"transfer-encoding", b"origin", b"x-request-id"))
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 SECURITY_HEADERS = [
@@ -33,15 +35,17 @@ SECURITY_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
-POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+POLICY = b"default-src 'none'; frame-ancestors 'none'"
 CORS_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 CORS_HEADERS = b"Authorization, Content-Type, Idempotency-Key, If-Match, X-Request-Id"
 CORS_EXPOSED = b"ETag, Location, Retry-After, X-Request-Id"
 
+Watched = dict[bytes, list[bytes]]
+
 log = structlog.get_logger("covenant.request")
 
 
-@dataclass
+@dataclass(slots=True)
 class Context:
     """What is known of a request besides its scope."""
 
@@ -52,6 +56,8 @@ class Context:
     seconds: float = 0
     status: int = 0
     trace_id: str | None = None
+    # A page for people has one of its own.
+    content_security_policy: bytes = POLICY
 
 
 class Guard:
@@ -71,27 +77,30 @@ class Guard:
         self._metrics = metrics
         self._trusted = tuple(trusted_proxies)
         self._origins = frozenset(origin.encode() for origin in cors_origins)
+        self._write_line = request_line()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         headers = scope["headers"]
+        sent = _watched(headers)
         context = Context(
-            _request_id(headers),
+            _request_id(sent),
             client_of(scope, self._trusted),
             scope["method"],
             time.perf_counter(),
         )
-        scope = {**scope, "covenant": context, "extensions": {}}
-        if scope["method"] == "HEAD":
-            scope["method"] = "GET"
-        send = self._dressed(send, context, headers)
+        if context.method == "HEAD":
+            scope = {**scope, "method": "GET"}  # the server's own scope says what to leave out
+        scope["covenant"] = context
+        scope["extensions"] = {}
+        send = self._dressed(send, context, sent)
         self._metrics.in_flight += 1
         try:
-            demand_bounds(headers)
-            demand_framing(headers, scope["http_version"])
-            if not await self._preflight(scope, send):
+            demand_bounds(headers, sent)
+            demand_framing(sent, scope["http_version"])
+            if not (self._origins and await self._preflight(scope, send)):
                 await self._app(scope, receive, send)
         except ConnectionResetError:
             context.status = context.status or 499
@@ -105,29 +114,26 @@ class Guard:
             self._metrics.in_flight -= 1
             self._log(scope, context)
 
-    def _dressed(self, send: Send, context: Context, headers: bodies.Headers) -> Send:
-        common = [*SECURITY_HEADERS, (b"x-request-id", context.request_id.encode())]
-        common += self._cors(headers)
-
+    def _dressed(self, send: Send, context: Context, sent: Watched) -> Send:
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
                 context.seconds = time.perf_counter() - context.started
                 own = message["headers"]
-                own.extend(common)
-                if not any(name == b"content-security-policy" for name, _ in own):
-                    own.append(POLICY)
+                own += SECURITY_HEADERS
+                own.append((b"content-security-policy", context.content_security_policy))
+                own.append((b"x-request-id", context.request_id.encode()))
+                if self._origins:
+                    own += self._cors(sent)
                 if self._status.stopping:
                     own.append((b"connection", b"close"))
             await send(message)
 
         return dressed
 
-    def _cors(self, headers: bodies.Headers) -> bodies.Headers:
+    def _cors(self, sent: Watched) -> bodies.Headers:
         """Only for origins that the settings list, each by its own name (Fetch standard, CORS)."""
-        if not self._origins:
-            return []
-        origin = next((value for name, value in headers if name == b"origin"), None)
+        origin = sent.get(b"origin", [b""])[0]
         if origin not in self._origins:
             return [(b"vary", b"Origin")]
         return [
@@ -155,8 +161,7 @@ class Guard:
         principal: dict[str, Any] = extensions.get("connexion_context", {}).get("token_info") or {}
         operation = extensions.get(ROUTING_CONTEXT, {}).get("operation_id")
         self._metrics.observe(operation, context.method, context.status, seconds)
-        log.info(
-            "request",
+        self._write_line(
             request_id=context.request_id,
             operation=operation,
             method=context.method,
@@ -167,18 +172,18 @@ class Guard:
         )
 
 
-def demand_bounds(headers: bodies.Headers) -> None:
+def demand_bounds(headers: bodies.Headers, sent: Watched) -> None:
     """Refuse what is larger than the service takes, before anything is done with it."""
-    if len(headers) > MOST_FIELDS or sum(len(n) + len(v) for n, v in headers) > MOST_HEADER_BYTES:
+    if len(headers) > MOST_FIELDS or sum([len(n) + len(v) for n, v in headers]) > MOST_HEADER_BYTES:
         raise headers_too_large()
-    bodies.demand_length(headers)
-    if sum(name == b"host" for name, _ in headers) != 1:
+    bodies.demand_length(sent.get(b"content-length", ()))
+    if len(sent.get(b"host", ())) != 1:
         raise problems.invalid([problems.Fault("header", "/host", "needed once")])
 
 
-def demand_framing(headers: bodies.Headers, http_version: str) -> None:
+def demand_framing(sent: Watched, http_version: str) -> None:
     """Refuse codings that proxies may read in another way (RFC 9112, 6.1)."""
-    codings = [value.lower() for name, value in headers if name == b"transfer-encoding"]
+    codings = [value.lower() for value in sent.get(b"transfer-encoding", ())]
     if codings and (codings != [b"chunked"] or http_version == "1.0"):
         problem = problems.invalid([problems.Fault("header", "/transfer-encoding", "not chunked")])
         problem.headers["Connection"] = "close"
@@ -208,9 +213,18 @@ async def _answer(error: Exception, context: Context, receive: Receive, send: Se
         await send({"type": "http.response.body", "body": b""})
 
 
-def _request_id(headers: bodies.Headers) -> str:
-    """Take the client's id where it is well-formed, else make one."""
+def _watched(headers: bodies.Headers) -> Watched:
+    """Return what the guard looks at, in one pass."""
+    found: Watched = {}
     for name, value in headers:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+        if name in WATCHED:
+            found.setdefault(name, []).append(value)
+    return found
+
+
+def _request_id(sent: Watched) -> str:
+    """Take the client's id where it is well-formed, else make one: unique, not secret."""
+    for value in sent.get(b"x-request-id", ()):
+        if _REQUEST_ID.fullmatch(value):
             return value.decode()
-    return secrets.token_hex(8)
+    return f"{random.getrandbits(64):016x}"

@@ -13,6 +13,8 @@ from handlers.runtime.settings import Settings
 from handlers.status import Status
 
 GRACE = 10
+# Ticks, of 0.1 s, from one look at the connections' deadlines to the next.
+LOOK = 5
 
 log = structlog.get_logger("covenant.lifecycle")
 
@@ -44,6 +46,10 @@ class Server(uvicorn.Server):
         if self._status.refusal and not self.should_exit:
             log.critical(self._status.refusal)
             self.should_exit = True
+        if counter % LOOK == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in tuple(self.server_state.connections):
+                connection.look(now)  # type: ignore[union-attr]
         return await super().on_tick(counter)
 
     def _stop(self, number: int) -> None:

@@ -1,14 +1,16 @@
 """HTTP/1.1 as uvicorn parses it, with bounds, and problems where it would answer plain text."""
 
+import math
 import secrets
 from typing import Any
+from urllib.parse import unquote
 
 import httptools
-import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from handlers.runtime import problems
 from handlers.runtime.answers import PROBLEM
+from handlers.runtime.cycle import cycle
 from handlers.runtime.guard import (
     LINGER,
     MOST_FIELDS,
@@ -18,17 +20,20 @@ from handlers.runtime.guard import (
     headers_too_large,
 )
 from handlers.runtime.problems import Fault, Problem
+from handlers.runtime.telemetry import request_line
 
 HEAD_SECONDS = 5
 # With the request line's other words, and the colon and line end of each field.
 MOST_RAW_BYTES = MOST_HEADER_BYTES + 1024
 REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
-log = structlog.get_logger("covenant.request")
-
 
 class Protocol(HttpToolsProtocol):
-    """One connection. A head that is too large, too slow or malformed ends it with a problem."""
+    """One connection. A head that is too large, too slow or malformed ends it with a problem.
+
+    What is awaited has a deadline that `look` holds it to, for all connections in one go: timers
+    that are set and cancelled for each request cost more than the rest of the parsing.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -38,23 +43,29 @@ class Protocol(HttpToolsProtocol):
         self._head_fields = 0
         # Since the last piece of a body: the head, trailers and extensions of chunks, as sent.
         self._raw_bytes = 0
-        self._timer: Any = None
+        self._deadline = math.inf
+        self._idle = False
         self._timed_from = 0.0
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._expect_head()
+        self._expect(HEAD_SECONDS)
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_timer()
-        super().connection_lost(exc)
+    def look(self, now: float) -> None:
+        """End the connection if what is awaited is late; `now` is the event loop's time."""
+        if now < self._deadline or self._ended or self.transport.is_closing():
+            return
+        self._deadline = math.inf
+        if self._idle:
+            self.transport.close()
+        else:
+            self._refuse(Problem("request-timeout", "The request did not arrive in time"))
 
     def data_received(self, data: bytes) -> None:
-        self._unset_keepalive_if_required()
         if self._ended:
             return
-        if self._in_head and self._timer is None:
-            self._expect_head()
+        if self._idle or (self._in_head and self._deadline == math.inf):
+            self._expect(HEAD_SECONDS)
         self._raw_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -73,7 +84,7 @@ class Protocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         self._count(len(url))
-        super().on_url(url)
+        self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_fields += 1
@@ -83,28 +94,53 @@ class Protocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._stop_timer()
+        self._deadline = math.inf
         self._in_head = False
         self._raw_bytes = 0
-        super().on_headers_complete()
-        if self.parser.should_upgrade():
-            self.cycle.keep_alive = False
+        parser, scope = self.parser, self.scope
+        version, upgrades = parser.get_http_version(), parser.should_upgrade()
+        url = httptools.parse_url(self.url)
+        scope["http_version"] = version
+        scope["method"] = parser.get_method().decode("ascii")
+        scope["raw_path"] = url.path
+        scope["path"] = unquote(url.path.decode("ascii"))
+        scope["query_string"] = url.query or b""
+        keep_alive = version != "1.0" and not upgrades and parser.should_keep_alive()
+        before = self.cycle
+        self.cycle = cycle(self, keep_alive, self.on_response_complete)
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:  # pipelined: it waits for its turn
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self.tasks.add(self.loop.create_task(cycle.run(app, self.tasks)))
 
     def on_body(self, body: bytes) -> None:
         self._raw_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._stop_timer()
+        self._deadline = math.inf
         self._in_head = True
         self._raw_bytes = 0
         super().on_message_complete()
+        if self.cycle.response_complete:
+            self._expect(self.timeout_keep_alive, idle=True)
 
     def on_response_complete(self) -> None:
-        super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
         if not self._in_head and self.cycle.response_complete:
             # The rest of a body that nobody waits for.
-            self._expect_head()
+            self._expect(HEAD_SECONDS)
+        elif self._in_head and self._deadline == math.inf:
+            self._expect(self.timeout_keep_alive, idle=True)
 
     def _count(self, size: int) -> None:
         self._head_bytes += size
@@ -112,25 +148,17 @@ class Protocol(HttpToolsProtocol):
             self._head_bytes = MOST_HEADER_BYTES + 1
             raise ValueError("header fields too large")
 
-    def _expect_head(self) -> None:
-        self._stop_timer()
+    def _expect(self, seconds: float, *, idle: bool = False) -> None:
+        self._idle = idle
         self._timed_from = self.loop.time()
-        self._timer = self.loop.call_later(HEAD_SECONDS, self._too_slow)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _too_slow(self) -> None:
-        self._refuse(Problem("request-timeout", "The request did not arrive in time"))
+        self._deadline = self._timed_from + seconds
 
     def _refuse(self, problem: Problem) -> None:
         """End the connection, with an answer where none is to be expected from the service."""
         if self._ended or self.transport.is_closing():
             return
         self._ended = True
-        self._stop_timer()
+        self._deadline = math.inf
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete and not cycle.more_body:
             # The request before the broken one is good, and its answer comes first.
@@ -156,13 +184,13 @@ class Protocol(HttpToolsProtocol):
             b"content-length: %d" % len(body),
             b"connection: close",
             b"x-request-id: " + request_id.encode(),
-            *(b": ".join(header) for header in [*SECURITY_HEADERS, POLICY]),
+            *(b": ".join(header) for header in SECURITY_HEADERS),
+            b"content-security-policy: " + POLICY,
         ]
         self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
         self.transport.write_eof()
         self.loop.call_later(LINGER, self.transport.close)
-        log.info(
-            "request",
+        request_line()(
             request_id=request_id,
             status=problem.status,
             duration_ms=round((self.loop.time() - self._timed_from) * 1000, 2),
