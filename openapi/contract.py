@@ -7,17 +7,19 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import yaml
 
-from openapi import rules
+from openapi import rules, tables
 from openapi.rules import Place, deref, function_of
+from openapi.tables import Table
 
 __all__ = ["Contract", "ContractError", "Fault", "Operation", "deref", "load", "public_document"]
 
@@ -27,6 +29,7 @@ DEFAULT_HANDLERS = HERE.parent / "handlers"
 Flaw = tuple[int, Place, str]  # line, place and reason of what YAML has and JSON has not
 MOST_BYTES = 4 * 2**20
 MOST_LEVELS = 64
+ABSENT = "does not exist"
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -92,6 +95,7 @@ class Contract:
     service: Mapping[str, Any]
     token: Mapping[str, Any]
     tenant: Mapping[str, Any]
+    tables: Mapping[str, Table] = field(repr=False)
     lines: Mapping[Place, int] = field(repr=False, compare=False)
 
     def line_of(self, *path: str | int) -> int:
@@ -102,18 +106,21 @@ class Contract:
 def load(file: Path = DEFAULT, handlers: Path | None = DEFAULT_HANDLERS) -> Contract:
     """Return the contract of `file`; its handlers must exist below `handlers`, unless None.
 
+    The verbs of a table need none: the generic handler serves them.
     Raises `ContractError` with all its faults at once.
     """
     name = _display(file)
     source = _read(file, name)
     document, lines, flaws = _parse(source, name)
     spoiled = {place for _, place, _ in flaws}
+    functions_of = cache(partial(_functions, handlers))
     found = rules.check(
         document,
         json.loads(_openapi_schema().read_bytes()),
         json.loads((HERE / "extensions.schema.json").read_bytes()),
-        _handler_faults(handlers) if handlers else lambda tag, function: None,
+        _handler_faults(handlers, functions_of, tables.names(document)),
     )
+    found += tables.check(document, functions_of)
     flaws += [
         (_line(lines, place), place, reason) for place, reason in found if place not in spoiled
     ]
@@ -166,6 +173,7 @@ def _contract(file: Path, digest: str, document: Any, lines: Mapping[Place, int]
         service=MappingProxyType(document["x-service"]),
         token=MappingProxyType(bearer.get("x-token", {})),
         tenant=MappingProxyType(bearer.get("x-tenant", {})),
+        tables=MappingProxyType(tables.of(document, lambda place: _line(lines, place))),
         lines=MappingProxyType(lines),
     )
 
@@ -282,27 +290,38 @@ def _scalar(event: Any, place: Place, flaws: list[Flaw]) -> Any:
     return text
 
 
-def _handler_faults(handlers: Path) -> Callable[[str, str], str | None]:
-    """Return what tells why a module's function cannot handle an operation; imports nothing."""
-    modules: dict[str, frozenset[str] | str] = {}
+def _handler_faults(
+    handlers: Path | None, functions_of: Callable[[str], Set[str] | str], generic: Set[str]
+) -> Callable[[str, str], str | None]:
+    """Return what tells why a module's function cannot handle an operation.
+
+    The tags of `generic` need no function for the verbs of a table.
+    """
 
     def fault(tag: str, function: str) -> str | None:
+        found = functions_of(tag)
+        if handlers is None or (isinstance(found, Set) and function in found):
+            return None
+        is_verb = tag in generic and function in map(function_of, tables.VERBS)
+        if is_verb and (isinstance(found, Set) or found == ABSENT):
+            return None
         file = f"{handlers.name}/{tag}.py"
-        if tag not in modules:
-            modules[tag] = _functions(handlers / f"{tag}.py")
-        found = modules[tag]
+        hint = f"; the verbs of a table are {', '.join(tables.VERBS)}" if tag in generic else ""
         if isinstance(found, str):
-            return f"{file} {found}: it should define `{function}`"
-        return None if function in found else f"{file} has no function `{function}`"
+            return f"{file} {found}: it should define `{function}`{hint}"
+        return f"{file} has no function `{function}`{hint}"
 
     return fault
 
 
-def _functions(module: Path) -> frozenset[str] | str:
+def _functions(handlers: Path | None, tag: str) -> frozenset[str] | str:
+    """Return the functions of a tag's module, or what is wrong with it; imports nothing."""
+    if handlers is None:
+        return frozenset()
     try:
-        body = ast.parse(module.read_bytes()).body
+        body = ast.parse((handlers / f"{tag}.py").read_bytes()).body
     except OSError:
-        return "does not exist"
+        return ABSENT
     except (SyntaxError, ValueError) as error:
         return f"is no Python ({error})"
     functions = ast.FunctionDef | ast.AsyncFunctionDef
