@@ -18,7 +18,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 
 from db import schema
 from db.errors import Unavailable
-from db.multiplexer import Away, Busy, Multiplexer
+from db.multiplexer import Away, Busy, Multiplexer, Stats
 
 POLL = 0.5
 ANSWER = 1.0
@@ -73,6 +73,17 @@ class Database:
                 "connect_timeout": CONNECT,
             },
         )
+
+    @property
+    def stats(self) -> dict[str, Stats]:
+        """The connections by kind; those for transactions are in use rather than in flight."""
+        shared = {"reads": self._reads, "writes": self._writes}
+        pool = self._pool.get_stats()
+        size = pool["pool_size"]
+        return {
+            kind: multiplexer.stats if multiplexer else Stats(0, 0, 0)
+            for kind, multiplexer in shared.items()
+        } | {"transactions": Stats(size, size - pool["pool_available"], pool["requests_waiting"])}
 
     async def open(self) -> None:
         """Start to connect and return at once, also when the database is away."""

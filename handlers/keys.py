@@ -2,6 +2,7 @@
 
 import calendar
 import errno
+import math
 import os
 import re
 import secrets
@@ -101,6 +102,15 @@ class KeyRing:
         if kid is None:  # the clock was set back
             raise KeysError(f"every key in {self._directory} is in the future")
         return kid, keys[kid]
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def age(self) -> float:
+        """Return for how many seconds the signing key has been active, NaN if none is."""
+        kid = self._active(self._keys)
+        begin = calendar.timegm(time.strptime(kid, _KID_FORMAT)) if kid else math.nan
+        return self._clock() - begin
 
     def get(self, kid: str) -> bytes | None:
         """Return the secret of `kid`, active or not yet, or None."""

@@ -5,8 +5,9 @@ import os
 import time
 from pathlib import Path
 
-from handlers.runtime import lifecycle, settings, telemetry
+from handlers.runtime import settings, telemetry
 from handlers.runtime.app import create_app
+from handlers.runtime.serve import until_stopped
 from openapi import contract
 
 
@@ -18,4 +19,4 @@ if __name__ == "__main__":
     environment = settings.read()
     telemetry.configure(environment.log_format)
     parts = create_app(environment, contract.load(), clock)
-    asyncio.run(lifecycle.server(parts.app, environment, parts.status).serve())
+    asyncio.run(until_stopped(environment, parts))

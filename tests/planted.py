@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 import handlers
-from handlers.runtime import lifecycle, settings, telemetry
+from handlers.runtime import settings, telemetry
 from handlers.runtime.app import create_app
+from handlers.runtime.serve import until_stopped
 from openapi import contract
 from tests.fix_problems import examples
 
@@ -62,4 +63,4 @@ if __name__ == "__main__":
     environment = settings.read()
     telemetry.configure(environment.log_format)
     parts = create_app(environment, contract.load(file, handlers=None))
-    asyncio.run(lifecycle.server(parts.app, environment, parts.status).serve())
+    asyncio.run(until_stopped(environment, parts))

@@ -19,7 +19,7 @@ import pytest
 from tests.fix_postgres import Database
 from tests.fix_service import ROOT, answers, free_port, until
 
-OURS = ("DATABASE_URL", "MIGRATION_DATABASE_URL", "KEYS_DIR", "HOST", "PORT")
+OURS = ("DATABASE_URL", "MIGRATION_DATABASE_URL", "KEYS_DIR", "HOST", "PORT", "ADMIN_PORT")
 
 
 @dataclass
@@ -133,14 +133,14 @@ def test_ctrl_c_before_the_service_runs_leaves_nothing(tree: Path) -> None:
         assert "Traceback" not in run.said()
 
 
-def test_a_taken_port_is_one_line_and_starts_nothing(tree: Path) -> None:
+@pytest.mark.parametrize("name", ["PORT", "ADMIN_PORT"])
+def test_a_taken_port_is_one_line_and_starts_nothing(tree: Path, name: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with running(tree, PORT=str(port)) as run:
+        with running(tree, **{name: str(port)}) as run:
             assert run.process.wait(20) == 1
-            assert (
-                run.said() == f"PORT: cannot listen on 127.0.0.1:{port}: Address already in use\n"
-            )
+            taken_line = f"{name}: cannot listen on 127.0.0.1:{port}: Address already in use\n"
+            assert run.said() == taken_line
 
 
 @pytest.mark.parametrize(

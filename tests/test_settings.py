@@ -33,6 +33,7 @@ def refusal(**environment: str) -> list[str]:
         *[("DATABASE_URL", bad) for bad in (f"mysql://a:{SECRET}@b/c", SECRET, f"host={SECRET}")],
         ("DATABASE_URL", f"postgresql://a:{SECRET}@b:notaport/c?nonsense={SECRET}"),
         *[("PORT", bad) for bad in ("x", "-1", "65536", "80.5", "8_0", "٣", "0x50", "1e3")],
+        *[("ADMIN_PORT", bad) for bad in ("x", "0", "65536", "8080")],
         *[("TOKEN_TTL", bad) for bad in ("0", "-1", "86401", "hour", "nan", "1_000")],
         *[("DATABASE_CONNECTIONS", bad) for bad in ("0", "101", "many")],
         *[("DRAIN_SECONDS", bad) for bad in ("-1", "301", "nan", "inf", "soon")],

@@ -15,11 +15,14 @@ from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.middleware.security import SecurityMiddleware
 from connexion.resolver import Resolver
 from connexion.security import AbstractSecurityHandler
+from starlette.types import ASGIApp
 
 from db.database import Database
 from handlers import security
 from handlers.keys import KeyRing, KeysError
+from handlers.runtime import admin
 from handlers.runtime.docs import Docs
+from handlers.runtime.exposition import Exposition, render
 from handlers.runtime.guard import Guard
 from handlers.runtime.limits import Limits
 from handlers.runtime.metrics import Metrics
@@ -51,7 +54,9 @@ class Parts:
     """What create_app() owns, for the process that runs it."""
 
     app: AsyncApp
+    admin: ASGIApp
     status: Status
+    metrics: Metrics
 
 
 def create_app(
@@ -111,7 +116,8 @@ def create_app(
         resolver=Resolver(handlers.__getitem__),
     )
     app.add_api(public_document(contract), base_path="")
-    return Parts(app, status)
+    told = Exposition(metrics, contract, database, keys, status)
+    return Parts(app, admin.app(render(told)), status, metrics)
 
 
 def _handler(operation: Declared) -> Callable[..., Any]:

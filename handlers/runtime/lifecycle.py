@@ -4,10 +4,12 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 import uvicorn
 
+from handlers.runtime.metrics import Metrics
 from handlers.runtime.protocol import Protocol
 from handlers.runtime.settings import Settings
 from handlers.status import Status
@@ -46,10 +48,7 @@ class Server(uvicorn.Server):
         if self._status.refusal and not self.should_exit:
             log.critical(self._status.refusal)
             self.should_exit = True
-        if counter % LOOK == 0:
-            now = asyncio.get_running_loop().time()
-            for connection in tuple(self.server_state.connections):
-                connection.look(now)  # type: ignore[union-attr]
+        look(self, counter)
         return await super().on_tick(counter)
 
     def _stop(self, number: int) -> None:
@@ -63,13 +62,21 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(drain, setattr, self, "should_exit", True)
 
 
-def server(app: object, settings: Settings, status: Status) -> Server:
+def look(server: uvicorn.Server, counter: int) -> None:
+    """Hold every connection to its deadline, at each tick that is for that."""
+    if counter % LOOK == 0:
+        now = asyncio.get_running_loop().time()
+        for connection in tuple(server.server_state.connections):
+            connection.look(now)  # type: ignore[union-attr]
+
+
+def server(app: object, settings: Settings, status: Status, metrics: Metrics) -> Server:
     """Return a server that is ready to run `app`."""
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         host=settings.host,
         port=settings.port,
-        http=Protocol,
+        http=partial(Protocol, metrics=metrics),  # type: ignore[arg-type]
         ws="none",
         loop="uvloop",
         lifespan="on",

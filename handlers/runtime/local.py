@@ -54,7 +54,7 @@ def _demand() -> None:
     if "MIGRATION_DATABASE_URL" in given and "DATABASE_URL" not in given:
         raise SettingsError("DATABASE_URL: missing, although MIGRATION_DATABASE_URL is given")
     contract.load()
-    demand_free(read.host, read.port)
+    demand_free(read)
 
 
 @contextmanager
@@ -98,12 +98,15 @@ def _migrate() -> None:
 
 def _greet() -> None:
     host, port = os.environ.get("HOST") or "127.0.0.1", os.environ.get("PORT") or "8080"
-    base = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    base = f"http://{f'[{host}]' if ':' in host else host}"
+    admin_port = os.environ.get("ADMIN_PORT")
+    metrics = f"  Metrics      {base}:{admin_port}/metrics\n" if admin_port else ""
+    base = f"{base}:{port}"
     print(
         f"""
   Swagger UI   {base}/ui
   First call   curl -X POST {base}/auth/guest
-  Stop         Ctrl-C
+{metrics}  Stop         Ctrl-C
 """,
         flush=True,
     )

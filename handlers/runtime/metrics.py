@@ -25,7 +25,13 @@ class Metrics:
 
     def __init__(self, operations: Mapping[str, Operation]) -> None:
         self.bounds = bounds(operations.values())
-        self.requests: dict[tuple[str, str, int], int] = {}
+        # From zero on, so that the first of each is seen as a change.
+        self.requests = {
+            (operation.id, operation.method.upper(), int(code)): 0
+            for operation in operations.values()
+            for code in operation.responses
+            if code.isdecimal()
+        }
         self.seconds: dict[str, list[float]] = {
             id: [0] * (len(self.bounds) + 2) for id in (*operations, NONE)
         }
@@ -40,10 +46,11 @@ class Metrics:
         row[bisect_left(self.bounds, seconds)] += 1
         row[-1] += seconds
         key = (name, method, status)
-        if key not in self.requests:
+        try:
+            self.requests[key] += 1
+        except KeyError:
             key = (name, method if method in METHODS else OTHER, status)
-            self.requests.setdefault(key, 0)
-        self.requests[key] += 1
+            self.requests[key] = self.requests.get(key, 0) + 1
 
     def refused(self, error: Exception) -> None:
         """Count why a request was refused, where an operator wants to know more than the status."""

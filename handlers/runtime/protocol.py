@@ -19,6 +19,7 @@ from handlers.runtime.guard import (
     SECURITY_HEADERS,
     headers_too_large,
 )
+from handlers.runtime.metrics import OTHER, Metrics
 from handlers.runtime.problems import Fault, Problem
 from handlers.runtime.telemetry import request_line
 
@@ -35,8 +36,9 @@ class Protocol(HttpToolsProtocol):
     that are set and cancelled for each request cost more than the rest of the parsing.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, metrics: Metrics, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._metrics = metrics
         self._in_head = True
         self._ended = False
         self._head_bytes = 0
@@ -190,8 +192,10 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
         self.transport.write_eof()
         self.loop.call_later(LINGER, self.transport.close)
+        seconds = self.loop.time() - self._timed_from
+        self._metrics.observe(None, OTHER, problem.status, seconds)
         request_line()(
             request_id=request_id,
             status=problem.status,
-            duration_ms=round((self.loop.time() - self._timed_from) * 1000, 2),
+            duration_ms=round(seconds * 1000, 2),
         )

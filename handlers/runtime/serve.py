@@ -7,7 +7,7 @@ import socket
 import uvloop
 
 from handlers.keys import KeysError
-from handlers.runtime import lifecycle, preflight, telemetry
+from handlers.runtime import admin, lifecycle, preflight, telemetry
 from handlers.runtime.app import Parts, create_app
 from handlers.runtime.exits import stop
 from handlers.runtime.operations import HandlerError
@@ -17,13 +17,19 @@ from handlers.runtime.settings import Settings
 def serve() -> None:
     """Serve the contract until a signal; exit 0 then, 1 when the service must not serve."""
     environment, parts = check()
-    demand_free(environment.host, environment.port)
+    demand_free(environment)
     # What was made until now lives as long as the process: the collector need not look at it.
     gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(lifecycle.server(parts.app, environment, parts.status).serve())
+        runner.run(until_stopped(environment, parts))
     if parts.status.refusal:
         raise SystemExit(1)
+
+
+async def until_stopped(environment: Settings, parts: Parts) -> None:
+    """Serve both ports; the admin port outlives the drain of the other."""
+    async with admin.serving(parts.admin, environment.host, environment.admin_port):
+        await lifecycle.server(parts.app, environment, parts.status, parts.metrics).serve()
 
 
 def check() -> tuple[Settings, Parts]:
@@ -36,14 +42,20 @@ def check() -> tuple[Settings, Parts]:
         stop(str(error))
 
 
-def demand_free(host: str, port: int) -> None:
+def demand_free(environment: Settings) -> None:
     """Say in one line that a port is taken, before anything is started for nothing."""
+    _demand_free("PORT", environment.host, environment.port)
+    if environment.admin_port is not None:
+        _demand_free("ADMIN_PORT", environment.host, environment.admin_port)
+
+
+def _demand_free(name: str, host: str, port: int) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
-            stop(f"PORT: cannot listen on {host}:{port}: {error.strerror}")
+            stop(f"{name}: cannot listen on {host}:{port}: {error.strerror}")
         except UnicodeError:
             stop(f"HOST: cannot listen on {host}:{port}: not the name of a host")

@@ -17,6 +17,8 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
+    field_validator,
 )
 
 Network = IPv4Network | IPv6Network
@@ -89,6 +91,7 @@ class Settings(BaseModel):
     database_connections: Annotated[int, Number, Field(ge=1, le=100)] = 4
     host: str = "127.0.0.1"
     port: Annotated[int, Number, Field(ge=0, le=65535)] = 8080
+    admin_port: Annotated[int, Number, Field(ge=1, le=65535)] | None = None
     token_ttl: Annotated[int, Number, Field(ge=1, le=86400)] | None = None
     guest_limit: Annotated[str, AfterValidator(_guest_limit)] | None = None
     trusted_proxies: Annotated[
@@ -101,6 +104,13 @@ class Settings(BaseModel):
     swagger_ui: bool = True
     validate_responses: bool = False
     log_format: Literal["auto", "json", "text"] = "auto"
+
+    @field_validator("admin_port")
+    @classmethod
+    def _apart(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and value == info.data.get("port"):
+            raise ValueError("is PORT too")
+        return value
 
 
 # Read by other commands than `serve`, so that no near miss is seen in them.
