@@ -12,13 +12,10 @@ from typing import Any
 import structlog
 from connexion import AsyncApp
 from connexion.middleware.lifespan import LifespanMiddleware
-from connexion.middleware.security import SecurityMiddleware
 from connexion.resolver import Resolver
-from connexion.security import AbstractSecurityHandler
 from starlette.types import ASGIApp
 
 from db.database import Database
-from handlers import security
 from handlers.keys import KeyRing, KeysError
 from handlers.runtime import admin
 from handlers.runtime.docs import Docs
@@ -28,6 +25,7 @@ from handlers.runtime.limits import Limits
 from handlers.runtime.metrics import Metrics
 from handlers.runtime.operations import HandlerError, Operation, Operations, Services
 from handlers.runtime.router import Router
+from handlers.runtime.secured import BearerHandler, Secured
 from handlers.runtime.settings import Settings
 from handlers.status import Status
 from handlers.tokens import Terms, Verifier
@@ -37,16 +35,6 @@ from openapi.contract import Operation as Declared
 RELOAD_KEYS = 1.0
 
 log = structlog.get_logger("covenant.keys")
-
-
-class BearerHandler(AbstractSecurityHandler):
-    """What Connexion calls for the scheme `bearer`; the principal arrives as `token_info`."""
-
-    def __init__(self, verify: Callable[[str], dict[str, Any]]) -> None:
-        self._verify = verify
-
-    def get_fn(self, security_scheme: Any, required_scopes: Any) -> Callable[[Any], Any]:
-        return lambda request: security.principal(request.scope["headers"], self._verify)
 
 
 @dataclass(frozen=True)
@@ -109,7 +97,7 @@ def create_app(
             ),
             partial(Docs, contract=contract, swagger_ui=settings.swagger_ui),
             Router,
-            SecurityMiddleware,
+            Secured,
             partial(Operations, operations=operations),
         ],
         security_map={"bearer": partial(BearerHandler, Verifier(keys, terms, clock))},

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from connexion.middleware.abstract import RoutedAPI, RoutedMiddleware
-from connexion.operations import AbstractOperation
+from connexion.middleware.abstract import ROUTING_CONTEXT, SpecMiddleware
 from connexion.spec import Specification
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -127,31 +126,22 @@ class Operation:
             raise HandlerError(f"{self.id} answered {status} not as in the contract: {faults}")
 
 
-class Operations(RoutedMiddleware["OperationsAPI"]):
+class Operations(SpecMiddleware):
     """The innermost middleware: it answers, and calls nothing further."""
 
     def __init__(self, app: ASGIApp, operations: Mapping[str, Operation]) -> None:
-        super().__init__(app)
+        self._app = app
         self._operations = operations
 
-    def add_api(self, specification: Specification, **options: Any) -> "OperationsAPI":
-        api = OperationsAPI(specification, self._operations, next_app=self.app, **options)
-        self.apis[api.base_path].append(api)
-        return api
+    def add_api(self, specification: Specification, **_: Any) -> None:
+        """Nothing is left to do: the operations were compiled from the same contract."""
 
-
-class OperationsAPI(RoutedAPI[Operation]):
-    """The compiled operations as Connexion looks them up, by operationId."""
-
-    def __init__(
-        self, specification: Specification, operations: Mapping[str, Operation], **options: Any
-    ) -> None:
-        super().__init__(specification, **options)
-        self._compiled = operations
-        self.add_paths()
-
-    def make_operation(self, operation: AbstractOperation) -> Operation:
-        return self._compiled[operation.operation_id]
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        id = scope["extensions"][ROUTING_CONTEXT]["operation_id"]
+        await self._operations[id](scope, receive, send)
 
 
 def _parameter(declared: Declared, parameter: dict[str, Any]) -> Parameter:

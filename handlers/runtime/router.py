@@ -29,6 +29,7 @@ class Routes(AbstractRoutingAPI[str]):
 
     def __init__(self, specification: Specification, **options: Any) -> None:
         self.root = Node()
+        self.literal: dict[bytes, Node] = {}
         super().__init__(specification, **options)
 
     def make_operation(self, operation: AbstractOperation) -> str:
@@ -50,12 +51,16 @@ class Routes(AbstractRoutingAPI[str]):
             else:
                 node = node.literals.setdefault(part, Node())
         node.names = tuple(names)
+        if not names:
+            self.literal[path.encode()] = node
         node.operations[method.upper()] = operation
 
-    def find(self, raw_path: str) -> tuple[Node, list[Any]] | None:
+    def find(self, raw_path: bytes) -> tuple[Node, list[Any]] | None:
         """Return where a path ends and the values of its parameters, in order."""
+        if node := self.literal.get(raw_path):
+            return node, []
         node, values = self.root, []
-        for raw in raw_path[1:].split("/"):
+        for raw in raw_path[1:].decode("latin-1").split("/"):
             part = parameters.segment(raw)
             following = node.literals.get(part) if isinstance(part, str) else None
             if following is None and raw:
@@ -81,7 +86,7 @@ class Router(RoutingMiddleware):
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        found = self.routes.find(scope["raw_path"].decode("latin-1"))
+        found = self.routes.find(scope["raw_path"])
         if found is None:
             raise Problem("not-found", "There is nothing here")
         node, values = found
