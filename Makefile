@@ -8,13 +8,13 @@ PARALLEL ?= $(if $(TEST_DATABASE_URL),,-n 2 --dist loadfile)
 ENV ?= local
 BASE ?= HEAD
 
-NAME = $(notdir $(wildcard charts/*))
-IMAGE = $(shell sed -n 's/^  repository: "\(.*\)"$$/\1/p' charts/$(NAME)/values.yaml)
-VERSION = $(shell sed -n 's/^version: "\(.*\)"$$/\1/p' charts/$(NAME)/Chart.yaml)
+CHART = $(notdir $(wildcard charts/*))
+IMAGE = $(shell sed -n 's/^  repository: "\(.*\)"$$/\1/p' charts/$(CHART)/values.yaml)
+VERSION = $(shell sed -n 's/^version: "\(.*\)"$$/\1/p' charts/$(CHART)/Chart.yaml)
 CONTRACT = sha256:$(shell sha256sum openapi/openapi.yaml | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev migrate generate diff manifests image test lint stale check certify certify-mutants \
+.PHONY: help run dev migrate resource generate diff manifests image test lint stale check certify certify-mutants \
   breaking fuzz scan audit image-test bench format golden requirements clean
 
 help: ## List the commands
@@ -29,6 +29,10 @@ dev: $(VENV)/local.stamp ## The same, started again when the contract or the cod
 
 migrate: $(VENV)/local.stamp ## Bring the schema of MIGRATION_DATABASE_URL to the newest revision
 	@$(BIN)/python -m handlers.runtime migrate
+
+##@ Change
+resource: $(VENV)/local.stamp ## Add one to the contract: make resource NAME=tasks FIELDS="title:string(1..200)"
+	@$(BIN)/python -m openapi.scaffold
 
 ##@ Deploy
 generate: $(VENV)/test.stamp ## Write charts/ and argo/ from the contract
