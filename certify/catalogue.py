@@ -17,6 +17,7 @@ ORGS_OF = "(id IN ( SELECT memberships.org_id FROM memberships WHERE {}))"
 
 OTHER_POLICIES = {
     ("memberships", "member_read", "SELECT", f"(subject = {SUBJECT})"),
+    ("idempotency_keys", "member_read", "SELECT", f"(subject = {SUBJECT})"),
     ("organizations", "member_read", "SELECT", ORGS_OF.format(MEMBER)),
     (
         "organizations",
@@ -30,6 +31,7 @@ CORE = {
     "table alembic_version": {"SELECT"},
     "table organizations": {"SELECT", "INSERT", "DELETE"},
     "table memberships": {"SELECT", "INSERT"},
+    "table idempotency_keys": {"SELECT", "INSERT", "DELETE"},
     "table used_org_ids": {"INSERT"},
     "sequence guest_number": {"USAGE"},
     "schema public": {"USAGE"},

@@ -17,7 +17,7 @@ from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
 from db import schema
-from db.errors import Unavailable
+from db.errors import Unavailable, is_lost
 from db.multiplexer import Away, Busy, Multiplexer, Stats
 
 POLL = 0.5
@@ -130,16 +130,20 @@ class Database:
 
     @asynccontextmanager
     async def connection(
-        self, read_only: bool, statement_timeout: float | None = None
+        self,
+        read_only: bool,
+        statement_timeout: float | None = None,
+        patience: float | None = None,
     ) -> AsyncIterator[AsyncConnection[Any]]:
         """Yield a connection inside a transaction of its own; the caller binds `limits` in it.
 
         Raises `Unavailable` when none is to be had: at once when too many wait already, else
-        after `timeout` seconds.
+        after `patience` or `timeout` seconds; and when the commit was cut off.
         """
         await self._wait_until_examined()
+        committing = False
         try:
-            connection = await self._pool.getconn()
+            connection = await self._pool.getconn(patience)
         except (PoolTimeout, TooManyRequests, PoolClosed) as error:
             raise Unavailable(type(error).__name__) from None
         try:
@@ -148,6 +152,12 @@ class Database:
                 await connection.set_read_only(read_only)
                 async with connection.transaction():
                     yield connection
+                    committing = not read_only
+        except psycopg.Error as error:
+            if committing and is_lost(error):
+                name = type(error).__name__
+                raise Unavailable(name, maybe_done=True, lost=True) from error
+            raise
         finally:
             await self._pool.putconn(connection)
 

@@ -23,11 +23,15 @@ class Conflict(DbError):
 
 
 class Unavailable(DbError):
-    """The statement was not answered; `maybe_done` when a write may have happened all the same."""
+    """The statement was not answered; `maybe_done` when a write may have happened all the same.
 
-    def __init__(self, reason: str, *, maybe_done: bool = False) -> None:
+    `lost` when that is because a connection broke: another may answer.
+    """
+
+    def __init__(self, reason: str, *, maybe_done: bool = False, lost: bool = False) -> None:
         super().__init__(reason)
         self.maybe_done = maybe_done
+        self.lost = lost
 
 
 class TooSlow(Unavailable):
@@ -61,5 +65,13 @@ def meaning(error: Error) -> DbError | None:
     if isinstance(error, errors.QueryCanceled):
         return TooSlow(type(error).__name__)
     if isinstance(error, (errors.OperationalError, *_BUSY)):
-        return Unavailable(type(error).__name__)
+        return Unavailable(type(error).__name__, lost=is_lost(error))
     return None
+
+
+def is_lost(error: Error) -> bool:
+    """Whether the connection broke, by libpq's own word (no SQLSTATE) or the server's last."""
+    state = error.sqlstate or ""
+    return isinstance(error, errors.OperationalError) and (
+        not state or state.startswith(("08", "57P"))
+    )

@@ -25,6 +25,7 @@ _OWNED = f"((memberships.role = 'owner'::text) AND (memberships.subject = {_SUBJ
 # What opens a row besides the tenant's policy: {(table, command): USING}.
 MEMBER_POLICIES = {
     ("memberships", "r"): f"(subject = {_SUBJECT})",
+    ("idempotency_keys", "r"): f"(subject = {_SUBJECT})",
     ("organizations", "r"): _MINE.format(f"(memberships.subject = {_SUBJECT})"),
     ("organizations", "d"): _MINE.format(_OWNED),
 }

@@ -1,6 +1,7 @@
 """The tables as SQLAlchemy Core metadata: what the migrations must add up to."""
 
 from sqlalchemy import (
+    JSON,
     CheckConstraint,
     Column,
     ForeignKey,
@@ -8,11 +9,13 @@ from sqlalchemy import (
     MetaData,
     PrimaryKeyConstraint,
     Sequence,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
     Uuid,
     func,
+    text,
 )
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
@@ -54,6 +57,31 @@ def metadata() -> MetaData:
         PrimaryKeyConstraint("org_id", "id"),
         UniqueConstraint("org_id", "name", name="projects_org_id_name_key"),
         CheckConstraint("char_length(name) between 1 and 100", name="projects_name_check"),
+    )
+    Table(
+        "idempotency_keys",
+        tables,
+        _org_id(),
+        Column("id", Uuid, nullable=False),
+        Column("subject", Text),
+        Column("request", Text, nullable=False),
+        Column("status", SmallInteger, nullable=False),
+        Column("content", Text, nullable=False),
+        Column("headers", JSON, nullable=False),
+        _created_at(),
+        PrimaryKeyConstraint("org_id", "id"),
+        CheckConstraint(
+            "char_length(subject) between 1 and 128", name="idempotency_keys_subject_check"
+        ),
+        CheckConstraint("char_length(request) = 64", name="idempotency_keys_request_check"),
+        CheckConstraint("status between 200 and 399", name="idempotency_keys_status_check"),
+        Index("idempotency_keys_org_id_created_at_idx", "org_id", "created_at"),
+        Index(
+            "idempotency_keys_subject_id_idx",
+            "subject",
+            "id",
+            postgresql_where=text("subject is not null"),
+        ),
     )
     Table("used_org_ids", tables, Column("org_id", Uuid, primary_key=True))
     Sequence("guest_number", metadata=tables)

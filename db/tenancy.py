@@ -48,6 +48,8 @@ class Door:
     settings: Mapping[str, str] = field(default_factory=dict)
     read_only: bool = True
     timeout: float | None = None
+    within: Transaction | None = None  # all that is done through this door is part of it
+    patience: float | None = None  # seconds to wait for a connection of a transaction's own
 
     async def fetch(self, sql: str, *parameters: str) -> list[Row]:
         """Run one statement in its own transaction and return its rows as text.
@@ -55,6 +57,8 @@ class Door:
         Raises `DbError`.
         """
         try:
+            if self.within:
+                return await self.within.fetch(sql, *parameters)
             return await self.database.fetch(
                 self.settings,
                 sql,
@@ -73,7 +77,14 @@ class Door:
         """
         bound = {**self.settings, **{f"app.{name}": value for name, value in settings.items()}}
         try:
-            async with self.database.connection(self.read_only, self.timeout) as connection:
+            if self.within:
+                if settings:
+                    await self.within.bind(**settings)
+                yield self.within
+                return
+            async with self.database.connection(
+                self.read_only, self.timeout, self.patience
+            ) as connection:
                 await _bind(connection, bound | self.database.limits(self.timeout))
                 yield Transaction(connection)
         except psycopg.Error as error:

@@ -17,6 +17,7 @@ from openapi.rules import Place, entries, table
 
 # RFC 9110 (11.6.1 and 10.2.3) and RFC 6585 (section 4).
 HEADERS = {"401": "WWW-Authenticate", "429": "Retry-After", "503": "Retry-After"}
+KEY = "idempotency-key"
 
 
 def lint(checked: Contract) -> list[Fault]:
@@ -55,6 +56,8 @@ def _operation(checked: Contract, operation: Operation) -> Iterator[tuple[Place,
             if code == "201" and not _has_header(answer, "location") and ids:
                 yield ("responses", code), "201 without the header Location (RFC 9110, 15.3.2)"
     yield from _lists(operation)
+    if operation.method == "post" and operation.security and "201" in operation.responses:
+        yield from _keys(operation)
 
 
 def _media(place: Place, holder: dict[str, Any], what: str) -> Iterator[tuple[Place, str]]:
@@ -71,6 +74,16 @@ def _lists(operation: Operation) -> Iterator[tuple[Place, str]]:
         if code.startswith("2") and "array" in (schema.get("type"), items.get("type")):
             for missing in sorted({"limit", "cursor"} - names):
                 yield (), f"answers with a list and has no parameter `{missing}`"
+
+
+def _keys(operation: Operation) -> Iterator[tuple[Place, str]]:
+    """What makes something must be safe to send again."""
+    if not any(p["in"] == "header" and p["name"].lower() == KEY for p in operation.parameters):
+        yield (), "makes something and takes no Idempotency-Key: a retry would make it twice"
+        return
+    for code in ("409", "422"):
+        if code not in operation.responses:
+            yield ("responses",), f"takes an Idempotency-Key and declares no {code}"
 
 
 def _has_header(answer: dict[str, Any], name: str) -> bool:

@@ -17,6 +17,7 @@ GRANTS = {
     "table organizations": {"SELECT", "INSERT", "DELETE"},
     "table memberships": {"SELECT", "INSERT"},
     "table projects": {"SELECT", "INSERT", "DELETE"},
+    "table idempotency_keys": {"SELECT", "INSERT", "DELETE"},
     "table used_org_ids": {"INSERT"},
     "sequence guest_number": {"USAGE"},
     "schema public": {"USAGE"},

@@ -63,6 +63,14 @@ def test_the_shipped_contract_has_no_finding() -> None:
             "201 without the header Location",
         ),
         (
+            lambda d: d["paths"][PROJECTS]["post"].pop("parameters"),
+            f"paths.{PROJECTS}.post: makes something and takes no Idempotency-Key",
+        ),
+        (
+            lambda d: d["paths"]["/orgs"]["post"]["responses"].pop("422"),
+            "paths./orgs.post.responses: takes an Idempotency-Key and declares no 422",
+        ),
+        (
             lambda d: d["servers"][2].update(url="http://api.covenant.example"),
             "servers.2.url: exposed without TLS: tokens could be read on the way",
         ),

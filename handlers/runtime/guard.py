@@ -38,7 +38,7 @@ SECURITY_HEADERS = [
 POLICY = b"default-src 'none'; frame-ancestors 'none'"
 CORS_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 CORS_HEADERS = b"Authorization, Content-Type, Idempotency-Key, If-Match, X-Request-Id"
-CORS_EXPOSED = b"ETag, Location, Retry-After, X-Request-Id"
+CORS_EXPOSED = b"ETag, Idempotency-Replayed, Location, Retry-After, X-Request-Id"
 
 Watched = dict[bytes, list[bytes]]
 

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from db import tenancy
 from db.database import Database
-from handlers.runtime import bodies, parameters
+from db.idempotency import Answer
+from handlers.runtime import bodies, idempotency, parameters
 from handlers.runtime.answers import JSON, send_answer
 from handlers.runtime.limits import Limits
 from handlers.runtime.parameters import Parameter
@@ -59,10 +60,14 @@ class Operation:
         self._status = next(int(code) for code in declared.responses if code.startswith("2"))
         self._checks = _response_checks(declared) if services.validate_responses else {}
         offered = {p.argument for p in readers} | ({"body"} if declared.body else set())
+        keyed = idempotency.ARGUMENT in offered
+        offered.discard(idempotency.ARGUMENT)  # that it is honoured is no handler's business
         wanted = _wanted(handler, declared, offered, services)
         self._lent = {name: services.lent[name] for name in wanted if name in services.lent}
         self._door = next((name for name in wanted if name in DOORS), None)
         self._takes_principal = "token_info" in wanted
+        if keyed and self._door not in ("tenant", "subject"):
+            raise HandlerError(f"{self.id} takes keys, so its handler asks for a tenant or subject")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         principal = scope["extensions"].get("connexion_context", {}).get("token_info")
@@ -74,17 +79,45 @@ class Operation:
             faults += found
         if faults:
             raise invalid(faults)
+        key = arguments.pop(idempotency.ARGUMENT, None)
+        if key is not None and principal is not None:
+            status, content, headers = await self._once(key, arguments, principal)
+        else:
+            door = self._opened(principal) if self._door else None
+            result = await self._handler(**self._lend(arguments, principal, door))
+            status, content, headers = self._answer(result)
+        await send_answer(send, status, content, headers, JSON if content else None)
+
+    async def _once(
+        self, sent: str, arguments: dict[str, Any], principal: dict[str, Any]
+    ) -> Answer:
+        async def run(door: tenancy.Door) -> Answer:
+            result = await self._handler(**self._lend(dict(arguments), principal, door))
+            return self._answer(result)
+
+        key = idempotency.key_of(sent, self.id, arguments, principal, self._door or "")
+        return await idempotency.once(self._opened(principal), key, run)
+
+    def _lend(
+        self,
+        arguments: dict[str, Any],
+        principal: dict[str, Any] | None,
+        door: tenancy.Door | None,
+    ) -> dict[str, Any]:
+        """Add to the request's arguments what the service lends to the handler."""
         arguments.update(self._lent)
         if self._takes_principal:
             arguments["token_info"] = principal
         if self._door:
-            arguments[self._door] = self._opened(principal)
-        result = await self._handler(**arguments)
+            arguments[self._door] = door
+        return arguments
+
+    def _answer(self, result: Any) -> Answer:
         body, status, headers = _unpacked(result, self._status)
         content = b"" if body is None else orjson.dumps(body)
         if self._checks:
             self._check(status, content)
-        await send_answer(send, status, content, headers, JSON if content else None)
+        return status, content, headers
 
     def _arguments(self, scope: Scope) -> tuple[dict[str, Any], list[Fault]]:
         arguments: dict[str, Any] = {}

@@ -1,0 +1,94 @@
+"""Statements on idempotency keys: the answer to the first request with each is kept for a day.
+
+A row is of the organization that the write bound, and goes with it. What is kept of a request is
+a hash, and of its key an id that is made from it.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from uuid import UUID
+
+import orjson
+
+from db.tenancy import Transaction
+
+Answer = tuple[int, bytes, dict[str, str]]  # status, content, headers
+PURGED = 10  # rows of the tenant at each insert, so that a day's keys are all there ever are
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key of a subject within the tenant `org_id`, or without one in all that is its own."""
+
+    id: str
+    org_id: str
+    subject: str
+    request: str
+
+
+@dataclass(frozen=True)
+class Kept:
+    request: str
+    answer: Answer
+
+
+def key(text: str, org_id: str, subject: str, request: bytes) -> Key:
+    """Return the key `text` that `subject` sent with `request`."""
+    id = UUID(bytes=hashlib.sha256(orjson.dumps([subject, text])).digest()[:16])
+    return Key(str(id), org_id, subject, hashlib.sha256(request).hexdigest())
+
+
+async def lock(tx: Transaction, key: Key) -> bool:
+    """Take the key until the transaction ends; False while another transaction has it.
+
+    A statement of its own: what the next one sees includes what the last holder committed.
+    """
+    name = hashlib.sha256(f"idempotency_keys {key.org_id} {key.id}".encode()).digest()
+    number = int.from_bytes(name[:8], "big", signed=True)
+    rows = await tx.fetch("select pg_try_advisory_xact_lock($1::bigint)", str(number))
+    return rows[0][0] == b"t"
+
+
+async def find(tx: Transaction, key: Key) -> Kept | None:
+    """Return what is kept for the key, None when nothing is or its time is over."""
+    owner = "org_id = $1::uuid" if key.org_id else "subject = $1"
+    rows = await tx.fetch(
+        f"""select request, status, content, headers from idempotency_keys
+            where {owner} and id = $2 and created_at > now() - interval '24 hours'""",  # noqa: S608
+        key.org_id or key.subject,
+        key.id,
+    )
+    if not rows:
+        return None
+    request, status, content, headers = (value or b"" for value in rows[0])
+    return Kept(request.decode(), (int(status), content, orjson.loads(headers)))
+
+
+async def insert(tx: Transaction, key: Key, answer: Answer) -> None:
+    """Keep the answer, as the organization that is bound now; of its old rows some go."""
+    status, content, headers = answer
+    await tx.run(
+        f"""with bound as (
+                select nullif(current_setting('app.org_id', true), '')::uuid as org_id),
+            gone as (
+                delete from idempotency_keys
+                where org_id = (select org_id from bound)
+                    and created_at <= now() - interval '24 hours'
+                    and id in (
+                        select $1::uuid
+                        union all (
+                            select id from idempotency_keys
+                            where org_id = (select org_id from bound)
+                                and created_at <= now() - interval '24 hours'
+                            order by created_at limit {PURGED}))
+                returning id)
+            insert into idempotency_keys (org_id, id, subject, request, status, content, headers)
+            select org_id, $1, nullif($2, ''), $3, $4::smallint, $5, $6::json
+            from bound, (select count(*) from gone) first""",  # noqa: S608
+        key.id,
+        "" if key.org_id else key.subject,
+        key.request,
+        str(status),
+        content.decode(),
+        orjson.dumps(headers).decode(),
+    )
