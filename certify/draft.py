@@ -1,12 +1,12 @@
 """From a probe to the request that it sends, aimed at the victim or at what nobody has."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from certify.identities import Actor, Token, World, request
-from certify.matrix import HEADERS, NUL_BODY, Plan, Probe, body_schema, path_ids
+from certify.identities import Actor, Token, World, header, request
+from certify.matrix import HEADERS, NUL_BODY, Plan, Probe, body_schema, declared_headers, path_ids
 from certify.record import Request
 from certify.values import Uncoverable, absent, merged, sample
 
@@ -28,6 +28,8 @@ def draft(
         names = HEADERS if probe.form == "header" else probe.names
         cookie = names == ("Cookie",)
         headers = tuple((n, f"{claim}={aims[claim]}" if cookie else aims[claim]) for n in names)
+        if probe.declared and probe.where == "header":
+            headers = tuple(_headers(plan, world, actor, probe, aims))
     return request(method, target, token, body, headers), _texts(body)
 
 
@@ -65,6 +67,17 @@ def _search(plan: Plan, world: World, probe: Probe, aims: Mapping[str, str]) -> 
             cursor = _beside(cursor)
         return f"?cursor={quote(cursor)}"
     return ""
+
+
+def _headers(
+    plan: Plan, world: World, actor: Actor, probe: Probe, aims: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
+    """Yield what the victim sent; of its own a fresh one, since it may be meant for once only."""
+    sent = world.victim.headers.get(plan.operation.id, {})
+    for parameter in declared_headers(plan.operation):
+        if (name := parameter["name"]) in probe.names:
+            theirs = name in sent and actor is not world.victim and aims == world.victim.ids
+            yield name, sent[name] if theirs else header(parameter)
 
 
 def _body(plan: Plan, actor: Actor, probe: Probe, aims: Mapping[str, str]) -> Any:

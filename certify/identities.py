@@ -8,13 +8,14 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import jwt
 
 from certify.client import Client
-from certify.matrix import Maker, body_schema, makers, path_ids, sign_in
+from certify.matrix import Maker, body_schema, declared_headers, makers, path_ids, sign_in
 from certify.record import Answer, Request
 from certify.values import Uncoverable, sample
 from openapi.contract import Contract, Operation
@@ -32,6 +33,7 @@ class Actor:
     subject: str = ""
     orgs: list[str] = field(default_factory=list)
     bodies: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)  # sent, by operation
     cursors: dict[str, str] = field(default_factory=dict)
     markers: set[str] = field(default_factory=set)
 
@@ -85,10 +87,12 @@ def call(
     actor: Actor,
     body: Any = None,
     query: Mapping[str, str] | None = None,
+    headers: Mapping[str, str] = MappingProxyType({}),
 ) -> Answer:
     """Call an operation with an actor's own token and ids."""
     target = path(operation, actor.ids) + (f"?{urlencode(query)}" if query else "")
-    return client.send(request(operation.method, target, actor.tokens[0], body))
+    fields = tuple(headers.items())
+    return client.send(request(operation.method, target, actor.tokens[0], body, fields))
 
 
 def request(
@@ -113,11 +117,18 @@ def path(operation: Operation, ids: Mapping[str, str]) -> str:
     return target
 
 
+def header(parameter: Mapping[str, Any]) -> str:
+    """Return a value of a header parameter, fresh where it is text. Raises `Uncoverable`."""
+    name, example = parameter["name"], parameter.get("example")
+    return str(sample(parameter["schema"], {}, "Key", name, example))
+
+
 def make(client: Client, maker: Maker, actor: Actor) -> str:
     """Make one more resource as an actor and return its id. Raises `Uncoverable`."""
     schema = body_schema(maker.operation)
     body = sample(schema, actor.ids, actor.name.title()) if schema else None
-    answer = call(client, maker.operation, actor, body)
+    headers = {p["name"]: header(p) for p in declared_headers(maker.operation)}
+    answer = call(client, maker.operation, actor, body, headers=headers)
     if answer.status not in (200, 201):
         raise Uncoverable(
             f"{maker.operation.id}: answered {answer.status} to {actor.name},"
@@ -130,6 +141,7 @@ def make(client: Client, maker: Maker, actor: Actor) -> str:
     except (LookupError, ValueError):
         raise Uncoverable(f"{maker.operation.id}: its answer has no {maker.pointer}") from None
     actor.bodies[maker.operation.id] = body
+    actor.headers[maker.operation.id] = headers
     actor.markers |= {str(found), *_texts(body)}
     return str(found)
 

@@ -132,6 +132,10 @@ def body_schema(operation: Operation) -> dict[str, Any] | None:
     return merged(content["application/json"]["schema"]) if "application/json" in content else None
 
 
+def declared_headers(operation: Operation) -> list[dict[str, Any]]:
+    return [p for p in operation.parameters if p["in"] == "header"]
+
+
 def success_codes(operation: Operation) -> set[int]:
     return {int(code) for code in operation.responses if re.fullmatch("2[0-9][0-9]", code)}
 
@@ -211,9 +215,8 @@ def _headers(operation: Operation) -> Iterator[Probe]:
     yield Probe("a cookie", "header", ("Cookie",), declared=False)
     if path_ids(operation.path):
         yield Probe("header fields and the path", "path", path_ids(operation.path), "header")
-    for parameter in operation.parameters:
-        if parameter["in"] == "header":
-            yield Probe(f"its {parameter['name']}", "header", (parameter["name"],))
+    for parameter in declared_headers(operation):
+        yield Probe(f"its {parameter['name']}", "header", (parameter["name"],))
 
 
 def _malformed(operation: Operation, texts: list[str]) -> Iterator[Probe]:

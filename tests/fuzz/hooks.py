@@ -7,6 +7,7 @@ FUZZ_COUNTS the file that receives the counts when the run ends.
 import atexit
 import json
 import os
+import uuid
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
@@ -26,6 +27,7 @@ from tests.fuzz.peers import ORGS, PARAMETER, Peer, example
 AS_GENERATED = 4  # one case in so many keeps its generated ids, for the 404
 STRANGER_TRIES = 10  # of each operation
 
+KEY = "Idempotency-Key"
 OWNER = "acme"  # in the file that [auth.wfc] names; what it holds is replaced here
 
 
@@ -61,6 +63,7 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
     if case.headers.get("Authorization") != f"Bearer {OWNER}":
         return  # no token, or a wrong one, is what this case is about
     owner, claim = world().owner, world().contract.tenant["claim"]
+    _renew_key(case)
     world().considered[case.operation.label] += 1
     # A walk that Hypothesis repeats must go the same way, or it gives up walking.
     walking = case.meta is not None and case.meta.phase.name == TestPhase.STATEFUL
@@ -114,6 +117,13 @@ def strangers_are_refused(ctx: Any, response: Any, case: Any) -> None:
     owner = {"Authorization": response.request.headers["Authorization"]}
     left = here.stranger.get(path, headers=owner).status_code
     assert left == response.status_code, f"a stranger changed {path}: now {left} for its owner"
+
+
+def _renew_key(case: Any) -> None:
+    """Give a request a key that no other has: with one of another request, 422 is right."""
+    key = case.headers.get(KEY)
+    if key and not (case.meta and case.meta.is_negative_at(ParameterLocation.HEADER)):
+        case.headers[KEY] = f'"{uuid.uuid4()}"' if key.startswith('"') else str(uuid.uuid4())
 
 
 def _replace(
