@@ -15,7 +15,7 @@ CONTRACT = sha256:$(shell sha256sum openapi/openapi.yaml | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
 .PHONY: help run dev migrate resource generate diff manifests image test lint stale check certify certify-mutants \
-  breaking fuzz scan audit image-test bench format golden requirements clean
+  breaking fuzz resilience scan audit image-test bench format golden requirements clean
 
 help: ## List the commands
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ breaking: $(VENV)/test.stamp ## Say what a change of the contract breaks: make b
 
 fuzz: $(VENV)/test.stamp ## Fuzz the running service with 20,000 cases: make fuzz ARGS="--seed 7"
 	$(BIN)/python -m tests.fuzz --cases 20000 $(ARGS)
+
+resilience: $(VENV)/test.stamp ## Restart, kill, flood and starve the service under load: build/resilience.md
+	$(BIN)/python -m resilience $(ARGS)
 
 scan: $(VENV)/test.stamp $(VENV)/checkov/stamp ## Scan everything that the chart renders with Checkov
 	$(BIN)/python -m pytest -s -q tests/scan_chart.py

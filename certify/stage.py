@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
@@ -66,7 +66,7 @@ def database(superuser_url: str, planted: str = "", undo: str = "") -> Iterator[
     """Yield a new database, migrated; `planted` is SQL that spoils it, `undo` heals the server."""
     owner, app = secrets.token_hex(16), secrets.token_hex(16)
     name = f"certify_{secrets.token_hex(4)}"
-    url = _urls(superuser_url, name)
+    url = urls(superuser_url, name)
     kept = _passwords(superuser_url)
     try:
         roles.make_roles(superuser_url, owner, app)
@@ -74,17 +74,17 @@ def database(superuser_url: str, planted: str = "", undo: str = "") -> Iterator[
         migrate.upgrade(url(roles.OWNER, owner))
         made = Database(url(), url(roles.APP, app))
         if planted:
-            _execute(made.superuser_url, planted)
+            execute(made.superuser_url, planted)
     except (psycopg.Error, migrate.MigrationError) as error:
-        raise StageError(f"the database: {_line(error)}") from error
+        raise StageError(f"the database: {first_line(error)}") from error
     try:
         yield made
     finally:
         if undo:
-            _execute(made.superuser_url, undo)
-        _execute(superuser_url, f'drop database if exists "{name}" with (force)')
+            execute(made.superuser_url, undo)
+        execute(superuser_url, f'drop database if exists "{name}" with (force)')
         for role, password in kept:  # others may use the roles of a server that was given
-            _execute(superuser_url, f"alter role {role} password '{password}'")
+            execute(superuser_url, f"alter role {role} password '{password}'")
 
 
 @contextmanager
@@ -95,8 +95,7 @@ def serving(folder: Path, database_url: str) -> Iterator[Service]:
     kid = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time.time() - 60))
     (keys_dir / kid).write_text(secrets.token_hex(32))
     port = free_port()
-    environment = {
-        **{k: v for k, v in os.environ.items() if k not in ("MIGRATION_DATABASE_URL", "REDIS_URL")},
+    settings = {
         "DATABASE_URL": database_url,
         "DATABASE_CONNECTIONS": "1",
         "KEYS_DIR": str(keys_dir),
@@ -107,29 +106,37 @@ def serving(folder: Path, database_url: str) -> Iterator[Service]:
         "VALIDATE_RESPONSES": "true",
         "LOG_FORMAT": "json",
     }
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "handlers.runtime", "serve"],
-            cwd=ROOT,
-            env=environment,
-            stdout=output,
-            stderr=output,
-            preexec_fn=_end_with_parent,
-        )
+    process = spawn(log, settings)
     try:
-        _wait(lambda: _is_ready(port) or process.poll() is not None)
-        if process.poll() is not None or not _is_ready(port):
-            raise StageError(f"the service does not start: {_last_line(log)}")
+        wait(lambda: is_ready(port) or process.poll() is not None)
+        if process.poll() is not None or not is_ready(port):
+            raise StageError(f"the service does not start: {last_line(log)}")
         yield Service("127.0.0.1", port, keys_dir)
         if process.poll() is not None:
-            raise StageError(f"the service ended: {_last_line(log)}")
+            raise StageError(f"the service ended: {last_line(log)}")
     finally:
         stop(process)
 
 
+def spawn(
+    log: Path, settings: Mapping[str, str], command: str = "serve", tree: Path = ROOT
+) -> "subprocess.Popen[bytes]":
+    """Start a command of the service of `tree` with these settings; it ends with this process."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("MIGRATION_DATABASE_URL", "REDIS_URL")}
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "handlers.runtime", command],
+            cwd=tree,
+            env={**kept, **settings},
+            stdout=output,
+            stderr=output,
+            preexec_fn=end_with_parent,
+        )
+
+
 @contextmanager
-def pooler(folder: Path, app_url: str) -> Iterator[str]:
-    """Yield the URL through a PgBouncer in transaction mode with a pool of one."""
+def pooler(folder: Path, app_url: str, size: int = 1) -> Iterator[str]:
+    """Yield the URL through a PgBouncer in transaction mode with a pool of `size`."""
     program = pgbouncer()
     if program is None:
         raise StageError("no pgbouncer")
@@ -146,8 +153,9 @@ unix_socket_dir =
 auth_type = scram-sha-256
 auth_file = {users}
 pool_mode = transaction
-default_pool_size = 1
+default_pool_size = {size}
 query_wait_timeout = 5
+server_login_retry = 1
 """
     )
     command = [program, str(settings)]
@@ -159,13 +167,13 @@ query_wait_timeout = 5
         folder.parent.chmod(0o711)  # the run's own folder
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=output, preexec_fn=_end_with_parent
+            command, stdout=output, stderr=output, preexec_fn=end_with_parent
         )
-    url = _urls(app_url, str(parts["dbname"]), "127.0.0.1", port)()
+    url = urls(app_url, str(parts["dbname"]), "127.0.0.1", port)()
     try:
-        _wait(lambda: _connects(url) or process.poll() is not None)
-        if not _connects(url):
-            raise StageError(f"pgbouncer does not start: {_last_line(log)}")
+        wait(lambda: connects(url) or process.poll() is not None)
+        if not connects(url):
+            raise StageError(f"pgbouncer does not start: {last_line(log)}")
         yield url
     finally:
         stop(process)
@@ -176,7 +184,7 @@ def pgbouncer() -> str | None:
     return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:{POOLER_PLACES}")
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Ask Linux to end this process with its parent, also when that is killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, int(signal.SIGTERM), 0, 0, 0)  # PR_SET_PDEATHSIG
@@ -197,7 +205,7 @@ def stop(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _urls(
+def urls(
     base: str, database: str, host: str | None = None, port: int | None = None
 ) -> Callable[..., str]:
     parts = conninfo_to_dict(base)
@@ -220,21 +228,21 @@ def _passwords(superuser_url: str) -> list[tuple[str, str]]:
         with psycopg.connect(superuser_url) as connection:
             return connection.execute(query, ([roles.OWNER, roles.APP],)).fetchall()
     except psycopg.Error as error:
-        raise StageError(f"the database: {_line(error)}") from error
+        raise StageError(f"the database: {first_line(error)}") from error
 
 
-def _execute(url: str, sql: str) -> None:
+def execute(url: str, sql: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(sql.encode())
 
 
-def _wait(condition: Callable[[], bool]) -> None:
+def wait(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.05)
 
 
-def _is_ready(port: int) -> bool:
+def is_ready(port: int) -> bool:
     connection = HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/ready")
@@ -245,7 +253,7 @@ def _is_ready(port: int) -> bool:
         connection.close()
 
 
-def _connects(url: str) -> bool:
+def connects(url: str) -> bool:
     try:
         with psycopg.connect(url, connect_timeout=2, prepare_threshold=None) as connection:
             return connection.execute("select 1").fetchone() == (1,)
@@ -253,11 +261,11 @@ def _connects(url: str) -> bool:
         return False
 
 
-def _last_line(log: Path) -> str:
+def last_line(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1][:600] if lines else "it says nothing"
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0].strip() if lines else type(error).__name__

@@ -24,6 +24,7 @@ POLL = 0.5
 ANSWER = 1.0
 CONNECT = 2
 RETRY = 0.25
+AWAY = "the database is away"
 
 log = structlog.get_logger("covenant.database")
 
@@ -55,6 +56,7 @@ class Database:
         self._reads: Multiplexer | None = None
         self._writes: Multiplexer | None = None
         self._watcher: asyncio.Task[None] | None = None
+        self._hopeless = False  # somebody has waited in vain for the database
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
             url,
             open=False,
@@ -115,10 +117,12 @@ class Database:
         `statement_timeout` replaces that of the database. Raises `Unavailable`, and
         `psycopg.Error` for what the statement is answered with.
         """
+        self._demand_hope()
         await self._wait_until_examined()
         multiplexer = self._reads if read_only else self._writes
         if multiplexer is None:
             raise Unavailable("NotExamined")
+        began = asyncio.get_running_loop().time()
         try:
             return await multiplexer.fetch(
                 tuple(settings.items()), sql, parameters, statement_timeout=statement_timeout
@@ -126,6 +130,8 @@ class Database:
         except Busy as error:
             raise Unavailable(type(error).__name__) from None
         except Away as error:
+            waited = asyncio.get_running_loop().time() - began
+            self._hopeless |= waited >= self._timeout and self.reason == AWAY
             raise Unavailable(type(error).__name__, maybe_done=error.maybe_done) from None
 
     @asynccontextmanager
@@ -140,11 +146,13 @@ class Database:
         Raises `Unavailable` when none is to be had: at once when too many wait already, else
         after `patience` or `timeout` seconds; and when the commit was cut off.
         """
+        self._demand_hope()
         await self._wait_until_examined()
         committing = False
         try:
             connection = await self._pool.getconn(patience)
         except (PoolTimeout, TooManyRequests, PoolClosed) as error:
+            self._hopeless |= isinstance(error, PoolTimeout) and self.reason == AWAY
             raise Unavailable(type(error).__name__) from None
         try:
             limit = self._statement_timeout if statement_timeout is None else statement_timeout
@@ -166,11 +174,18 @@ class Database:
         limit = self._statement_timeout if statement_timeout is None else statement_timeout
         return {"statement_timeout": f"{max(1, limit * 1000):.0f}"}
 
+    def _demand_hope(self) -> None:
+        """Refuse at once what could only wait in vain, as others did."""
+        links = (self._reads, self._writes)
+        if self._hopeless and not any(one and one.connected for one in links):
+            raise Unavailable(AWAY)
+
     async def _wait_until_examined(self) -> None:
         if not self._examined.is_set():
             try:
                 await asyncio.wait_for(self._examined.wait(), self._timeout)
             except TimeoutError:
+                self._hopeless |= self.reason == AWAY
                 raise Unavailable("NotExamined") from None
 
     async def _watch(self) -> None:
@@ -181,7 +196,7 @@ class Database:
                 ) as connection:
                     await self._follow(connection)
             except (psycopg.Error, OSError, TimeoutError) as error:
-                self._say(f"the database is away ({_cause(error)})", "the database is away")
+                self._say(f"{AWAY} ({_cause(error)})", AWAY)
             await asyncio.sleep(RETRY)
 
     async def _follow(self, connection: AsyncConnection[Any]) -> None:
@@ -189,6 +204,7 @@ class Database:
         while True:
             with _in_time(connection, ANSWER):
                 revision = await schema.revision(connection)
+                self._hopeless = False
                 if revision != known and not await self._examine(connection):
                     return
                 known = revision

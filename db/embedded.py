@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,21 +56,31 @@ class Server:
 
 
 @contextmanager
-def running(directory: Path, *, fsync: bool = True) -> Iterator[Server]:
+def running(
+    directory: Path, *, fsync: bool = True, port: int | None = None, options: Sequence[str] = ()
+) -> Iterator[Server]:
     """Start (initdb at first) the PostgreSQL whose data lives in `directory`; stop it at the end.
 
     It outlives neither this process nor, on Linux, the calling thread. `fsync=False` is faster
-    and loses the data when the machine crashes. Raises `EmbeddedError`.
+    and loses the data when the machine crashes. `port` is a free one where none is given, and
+    `options` are the server's own, such as `--max_wal_senders=4`. Raises `EmbeddedError`.
     """
     with ExitStack() as stack:
         try:
-            server = _start(directory.absolute(), fsync, stack)
+            server = _start(directory.absolute(), fsync, port, options, stack)
         except OSError as error:
             raise EmbeddedError(f"cannot run PostgreSQL in {directory}: {error}") from error
         yield server
 
 
-def _start(directory: Path, fsync: bool, stack: ExitStack) -> Server:
+def binary(name: str) -> Path:
+    """Return the path of a program such as `pg_dump`. Raises `EmbeddedError`."""
+    return _binaries() / name
+
+
+def _start(
+    directory: Path, fsync: bool, port: int | None, options: Sequence[str], stack: ExitStack
+) -> Server:
     if os.geteuid() == 0 and sys.platform != "linux":
         raise EmbeddedError("PostgreSQL refuses to run as root: be another user")
     binaries, data = _binaries(), directory / "data"
@@ -82,12 +92,12 @@ def _start(directory: Path, fsync: bool, stack: ExitStack) -> Server:
     password = (directory / "password").read_text()
     _forget_killed_server(data)
     command = [str(binaries / "postgres"), "-D", str(data), *_SETTINGS]
-    command += [] if fsync else _NO_FSYNC
+    command += [*([] if fsync else _NO_FSYNC), *options]
     for _ in range(5):
-        port = _free_port()
-        server = _spawn([*command, "-p", str(port)], data, log, stack)
+        listen = port or _free_port()
+        server = _spawn([*command, "-p", str(listen)], data, log, stack)
         if _is_ready(server, data):
-            return Server(HOST, port, password, directory)
+            return Server(HOST, listen, password, directory)
         if "could not create any TCP/IP sockets" not in _log(directory):  # port taken meanwhile
             break
     late = f" within {START_TIMEOUT:.0f} s" if server.poll() is None else ""

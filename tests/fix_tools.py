@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -33,11 +33,16 @@ def tool(name: str, package: str | None = None) -> str:
     """Return the path of a program; without it the test is not run, and the summary says so."""
     found = shutil.which(name)
     if found is None:
-        reason = f"not run: {name} is not installed (apt-get install {package or name})"
-        if reason not in _missing:
-            _missing.append(reason)
-        pytest.skip(reason)
+        not_run(f"{name} is not installed (apt-get install {package or name})")
     return found
+
+
+def not_run(reason: str) -> NoReturn:
+    """End the test without a verdict, which the summary says."""
+    reason = f"not run: {reason}"
+    if reason not in _missing:
+        _missing.append(reason)
+    pytest.skip(reason)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

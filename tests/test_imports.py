@@ -15,7 +15,7 @@ from handlers import keys
 from openapi import contract
 from tests.fix_service import ROOT
 
-PACKAGES = ("openapi", "db", "handlers", "codegen", "certify")
+PACKAGES = ("openapi", "db", "handlers", "codegen", "certify", "resilience")
 # By the longest prefix: which of our modules a module may import, itself and its package aside.
 ALLOWED = {
     "openapi.contract": ("openapi",),
@@ -25,6 +25,7 @@ ALLOWED = {
     "handlers.runtime": ("handlers", "db", "openapi"),
     "codegen": ("codegen", "openapi"),
     "certify": ("certify", "db", "openapi"),
+    "resilience": ("resilience", "certify", "db", "openapi", "handlers.keys"),
 }
 # They are chosen by name when the service runs: by the contract, or by the command.
 DISPATCHERS = {"handlers/runtime/app.py", "handlers/runtime/__main__.py"}
@@ -34,6 +35,7 @@ NEVER_SERVED = (
     "pytest",
     "codegen",
     "certify",
+    "resilience",
     "db.migrate",
     "db.embedded",
 )
