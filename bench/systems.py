@@ -38,6 +38,7 @@ class System:
 PEERS = {
     "A": ("FastAPI, SQLAlchemy async ORM, asyncpg", "a_fastapi_orm"),
     "E": ("FastAPI, asyncpg, no ORM", "e_fastapi_asyncpg"),
+    "F": ("FastAPI, this service's own data path", "f_fastapi_multiplexer"),
     "B": ("Connexion as it comes, SQLAlchemy async ORM, psycopg", "b_connexion"),
     "bare": ("bare ASGI", "bare"),
 }
