@@ -86,6 +86,7 @@ class Facts:
     token: Mapping[str, Any]
     tenant: str
     routes: tuple[Route, ...]
+    slos: tuple[Mapping[str, Any], ...]
     operations: tuple[Mapping[str, Any], ...]
     smoke: bool
     environments: tuple[Environment, ...]
@@ -109,6 +110,7 @@ def of(contract: Contract) -> Facts:
         token=dict(contract.token),
         tenant=contract.tenant.get("claim", ""),
         routes=tuple(_routes(contract)),
+        slos=tuple(_slos(contract)),
         operations=tuple(_smoke_operations(contract)),
         smoke={"auth.guest", "orgs.create"} <= contract.operations.keys(),
         environments=tuple(environment(contract, i) for i in places(contract)),
@@ -195,6 +197,23 @@ def _routes(contract: Contract) -> Iterator[Route]:
             pattern=f"^{pattern}$" if parameter else None,
             methods=tuple(methods),
         )
+
+
+def _slos(contract: Contract) -> Iterator[Mapping[str, Any]]:
+    """Yield what each operation aims at; `seconds` as the service writes the bound of a bucket.
+
+    A probe that answers 503 does what it is for.
+    """
+    for operation in contract.operations.values():
+        slo = operation.extensions.get("x-slo")
+        if slo is None or "x-probe" in operation.extensions:
+            continue
+        aims: dict[str, Any] = {"operation": operation.id}
+        if "availability" in slo:
+            aims["availability"] = slo["availability"]
+        if "latency_ms" in slo:
+            aims["seconds"] = str(slo["latency_ms"] / 1000)
+        yield aims
 
 
 def _smoke_operations(contract: Contract) -> Iterator[Mapping[str, Any]]:

@@ -85,6 +85,16 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "OTEL_EXPORTER_OTLP_ENDPOINT",
     ),
     "metrics": ({"metrics": {"enabled": True}}, {}, "ServiceMonitor"),
+    "alerts": (
+        {"metrics": {"enabled": True}},
+        {"metrics": {"enabled": True, "alerts": False}},
+        "PrometheusRule",
+    ),
+    "dashboard": (
+        {"metrics": {"enabled": True}},
+        {"metrics": {"enabled": True, "dashboard": False}},
+        "grafana_dashboard",
+    ),
     "network": ({"network": {"enabled": True}}, {"network": {"enabled": False}}, "NetworkPolicy"),
     "tests": ({"tests": {"enabled": True}}, {"tests": {"enabled": False}}, "helm.sh/hook"),
     "tests after sync": ({"tests": {"afterSync": True}}, {}, "PostSync"),
