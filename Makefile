@@ -6,6 +6,8 @@ ARGS ?=
 # Each worker has a server of its own; one that is given is shared, so there is one worker.
 PARALLEL ?= $(if $(TEST_DATABASE_URL),,-n 2 --dist loadfile)
 ENV ?= local
+OPENAPI_TYPESCRIPT := 7.13.0
+TYPESCRIPT := 7.0.2
 BASE ?= HEAD
 
 CHART = $(notdir $(wildcard charts/*))
@@ -14,8 +16,9 @@ VERSION = $(shell sed -n 's/^version: "\(.*\)"$$/\1/p' charts/$(CHART)/Chart.yam
 CONTRACT = sha256:$(shell sha256sum openapi/openapi.yaml | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev migrate resource generate diff manifests image test lint stale check certify certify-mutants \
-  breaking fuzz resilience scan audit image-test bench format golden requirements clean
+.PHONY: help run dev migrate resource client client-ts generate diff manifests image test lint stale \
+  check certify certify-mutants breaking fuzz resilience scan audit image-test bench format golden \
+  requirements clean
 
 help: ## List the commands
 	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +36,16 @@ migrate: $(VENV)/local.stamp ## Bring the schema of MIGRATION_DATABASE_URL to th
 ##@ Change
 resource: $(VENV)/local.stamp ## Add one to the contract: make resource NAME=tasks FIELDS="title:string(1..200)"
 	@$(BIN)/python -m openapi.scaffold
+
+client: $(VENV)/local.stamp $(VENV)/client/stamp ## Write a typed Python client of the contract: build/client
+	@rm -rf build/client && mkdir -p build && $(BIN)/python -m openapi.public > build/openapi.json
+	@PATH="$(CURDIR)/$(VENV)/client/bin:$$PATH" openapi-python-client generate \
+	  --path build/openapi.json --output-path build/client --fail-on-warning
+
+client-ts: $(VENV)/local.stamp ## Write the contract's types for TypeScript: build/client-ts (needs Node)
+	@mkdir -p build && $(BIN)/python -m openapi.public > build/openapi.json
+	npx --yes openapi-typescript@$(OPENAPI_TYPESCRIPT) build/openapi.json -o build/client-ts/contract.ts
+	npx --yes --package typescript@$(TYPESCRIPT) tsc --noEmit --strict build/client-ts/contract.ts
 
 ##@ Deploy
 generate: $(VENV)/test.stamp ## Write charts/ and argo/ from the contract
@@ -102,7 +115,7 @@ golden: $(VENV)/test.stamp ## Write tests/golden anew, after a template was chan
 
 requirements: $(VENV)/test.stamp ## Pin the requirements anew, with hashes
 	$(BIN)/python -m pip install --quiet uv
-	for name in service local tools test checkov audit; do \
+	for name in service local tools client test checkov audit; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --no-emit-index-url --no-header requirements/$$name.in -o requirements/$$name.txt || exit 1; \
 	done
