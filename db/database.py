@@ -19,6 +19,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRe
 from db import schema
 from db.errors import Unavailable, is_lost
 from db.multiplexer import Away, Busy, Multiplexer, Stats
+from db.shares import Full, Places
 
 POLL = 0.5
 ANSWER = 1.0
@@ -30,7 +31,9 @@ log = structlog.get_logger("covenant.database")
 
 
 class Database:
-    """Examined connections, `connections` of each kind, and what keeps them from being used.
+    """Examined connections, and what keeps them from being used.
+
+    Of each kind there are `connections`, and one more for tenants that have none in use.
 
     `reason` is None when requests can be served. `refuse` is called, once, with why the role or
     a table must not be trusted; until the first examination no connection is given out.
@@ -57,12 +60,13 @@ class Database:
         self._writes: Multiplexer | None = None
         self._watcher: asyncio.Task[None] | None = None
         self._hopeless = False  # somebody has waited in vain for the database
+        self._places = Places(connections, waiting)
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
             url,
             open=False,
             min_size=1,
-            max_size=connections,
-            max_waiting=waiting,
+            max_size=connections + 1,
+            max_waiting=connections + 1,
             timeout=timeout,
             max_idle=300,
             # Its pauses between attempts grow; `_watch` says when there is a database again.
@@ -85,7 +89,7 @@ class Database:
         return {
             kind: multiplexer.stats if multiplexer else Stats(0, 0, 0)
             for kind, multiplexer in shared.items()
-        } | {"transactions": Stats(size, size - pool["pool_available"], pool["requests_waiting"])}
+        } | {"transactions": Stats(size, size - pool["pool_available"], self._places.waiting)}
 
     async def open(self) -> None:
         """Start to connect and return at once, also when the database is away."""
@@ -140,32 +144,44 @@ class Database:
         read_only: bool,
         statement_timeout: float | None = None,
         patience: float | None = None,
+        share: str = "",
     ) -> AsyncIterator[AsyncConnection[Any]]:
         """Yield a connection inside a transaction of its own; the caller binds `limits` in it.
 
-        Raises `Unavailable` when none is to be had: at once when too many wait already, else
-        after `patience` or `timeout` seconds; and when the commit was cut off.
+        Who waits takes turns by `share`. Raises `Unavailable` when none is to be had: at once
+        when too many wait already, else after `patience` or `timeout` seconds; and when the
+        commit was cut off.
         """
         self._demand_hope()
         await self._wait_until_examined()
-        committing = False
+        limit = self._statement_timeout if statement_timeout is None else statement_timeout
+        patience = self._timeout if patience is None else patience
+        ends, committing = asyncio.get_running_loop().time() + patience, False
         try:
-            connection = await self._pool.getconn(patience)
-        except (PoolTimeout, TooManyRequests, PoolClosed) as error:
-            self._hopeless |= isinstance(error, PoolTimeout) and self.reason == AWAY
+            async with self._places.place(share, patience), self._taken(ends) as connection:
+                with _in_time(connection, self._timeout + limit):
+                    await connection.set_read_only(read_only)
+                    async with connection.transaction():
+                        yield connection
+                        committing = not read_only
+        except Full as error:
             raise Unavailable(type(error).__name__) from None
-        try:
-            limit = self._statement_timeout if statement_timeout is None else statement_timeout
-            with _in_time(connection, self._timeout + limit):
-                await connection.set_read_only(read_only)
-                async with connection.transaction():
-                    yield connection
-                    committing = not read_only
         except psycopg.Error as error:
             if committing and is_lost(error):
                 name = type(error).__name__
                 raise Unavailable(name, maybe_done=True, lost=True) from error
             raise
+
+    @asynccontextmanager
+    async def _taken(self, ends: float) -> AsyncIterator[AsyncConnection[Any]]:
+        try:
+            left = ends - asyncio.get_running_loop().time()
+            connection = await self._pool.getconn(max(left, 0.05))
+        except (PoolTimeout, TooManyRequests, PoolClosed) as error:
+            self._hopeless |= isinstance(error, PoolTimeout) and self.reason == AWAY
+            raise Unavailable(type(error).__name__) from None
+        try:
+            yield connection
         finally:
             await self._pool.putconn(connection)
 
@@ -244,6 +260,7 @@ class Database:
             Multiplexer(
                 self._url,
                 connections=self._connections,
+                express=True,
                 timeout=self._timeout,
                 statement_timeout=self._statement_timeout,
                 read_only=read_only,

@@ -8,7 +8,7 @@ libpq pipeline mode). Limits are bound per request too, which holds behind every
 import asyncio
 import random
 import re
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,6 +18,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
+
+from db.shares import Shares
 
 NAMES = 200  # prepared statements per connection; what comes later is parsed each time
 STUCK = 0.05  # from this age of a statement on, nothing new is sent behind it
@@ -59,6 +61,8 @@ class _Flight:
     named: bool
     spare: int  # a read is sent again if it is slow (2) or its connection is lost (2, 1); -1: write
     began: float  # when the request came
+    share: str  # whose it is, where requests must wait
+    queued: float = 0.0  # since when it waits
     prepares: bool = False
     due: int = 0  # results
     result: PGresult | None = None
@@ -75,9 +79,13 @@ class _Link:
 
     connection: psycopg.AsyncConnection[tuple[object, ...]]
     links: "list[_Link]"
+    depth: int  # 0: kept for shares that have nothing in flight
+    ahead: float
     progressed: Callable[[], None]
     flights: deque[_Flight] = field(default_factory=deque)
     since: float = 0.0  # when the oldest flight became that
+    pace: float = 0.001  # how long one takes, on average
+    room: float = 0.0  # how many of them take `ahead`: one at least, `depth` at most
     names: dict[bytes, bytes] = field(default_factory=dict)
     ready: set[bytes] = field(default_factory=set)
     writing: bool = False
@@ -88,6 +96,7 @@ class _Link:
     def __post_init__(self) -> None:
         self.loop, self.pg = asyncio.get_running_loop(), self.connection.pgconn
         self.fd = self.pg.socket
+        self.room = min(self.depth, self.ahead / self.pace)
         self.pg.nonblocking = 1
         self.pg.enter_pipeline_mode()
         self.loop.add_reader(self.fd, self.receive)
@@ -161,7 +170,10 @@ class _Link:
             if flight.prepares or result.error_field(DiagnosticField.SQLSTATE) in STALE:
                 self.ready.difference_update(sql for sql, _ in flight.steps)
         elif status == ExecStatus.PIPELINE_SYNC and flight.result and not flight.due:
-            self.since, self.suspect = self.loop.time(), False
+            now, self.suspect = self.loop.time(), False
+            self.pace += (now - self.since - self.pace) / 8
+            self.room = min(self.depth, max(1, self.ahead / max(self.pace, 1e-6)))
+            self.since = now
             self.flights.popleft().end(flight.result)
         elif status != ExecStatus.PIPELINE_ABORTED:
             self.lose(f"{ExecStatus(status).name}: {result.get_error_message()}")
@@ -182,7 +194,7 @@ class _Link:
             link.suspect = True
             if not link.flights:
                 probe = self.loop.create_future()
-                link.send(_Flight(probe, (NOTHING, NOTHING), 0, False, -1, self.loop.time()))
+                link.send(_Flight(probe, (NOTHING, NOTHING), 0, False, -1, self.loop.time(), ""))
 
 
 class Multiplexer:
@@ -191,7 +203,9 @@ class Multiplexer:
         conninfo: str,
         *,
         connections: int = 2,
+        express: bool = False,
         depth: int = 64,
+        ahead: float = 0.01,
         waiting: int = 256,
         timeout: float = 2.5,
         statement_timeout: float = 2.0,
@@ -200,17 +214,23 @@ class Multiplexer:
     ) -> None:
         """Send up to `depth` requests per connection; up to `waiting` more wait for `timeout`.
 
+        Slow statements lower both: what is sent cannot be put in order again, so no more is sent
+        than runs within `ahead`, and no more waits than can be sent within half of `timeout`.
+        Who waits takes turns, by the first value bound; with `express` there is one connection
+        more, for those of whom nothing is in flight.
+
         Behind a pooler in transaction mode `depth` must be 1, as it is without `prepare`:
         PgBouncer may part a request from its settings while an earlier one runs (its issue 759).
         Before PgBouncer 1.21 `prepare` must be False.
         """
         self._conninfo = make_conninfo(conninfo, connect_timeout=5, client_encoding="utf8")
-        self._connections = connections
+        self._connections, self._express = connections, express
         self._depth, self._most_waiting = depth if prepare else 1, waiting
+        self._ahead = ahead
         self._timeout, self._statement_timeout = timeout, statement_timeout
         self._read_only, self._prepare = read_only, prepare
         self._links: list[_Link] = []
-        self._waiting: OrderedDict[_Flight, float] = OrderedDict()  # since when
+        self._waiting: Shares[_Flight] = Shares()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing, self._closed, self._reason = False, False, "not connected yet"
 
@@ -225,7 +245,8 @@ class Multiplexer:
 
     async def open(self) -> None:
         """Start to connect, and return at once, also when the database is away."""
-        work = self._watch(), *[self._keep() for _ in range(self._connections)]
+        depths = [self._depth] * self._connections + [0] * self._express
+        work = self._watch(), *[self._keep(depth) for depth in depths]
         self._tasks = [asyncio.create_task(task) for task in work]
 
     async def close(self, timeout: float = 5) -> None:  # noqa: ASYNC109
@@ -234,7 +255,10 @@ class Multiplexer:
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
         while (left := end - loop.time()) > 0:
-            flights = [*self._waiting, *[one for link in self._links for one in link.flights]]
+            flights = [
+                *self._waiting.items(),
+                *[one for link in self._links for one in link.flights],
+            ]
             if not (answers := [one.answer for one in flights if not one.answer.done()]):
                 break
             await asyncio.wait(answers, timeout=left)
@@ -246,7 +270,7 @@ class Multiplexer:
         await asyncio.gather(*cancelled, *self._tasks, return_exceptions=True)
         for link in tuple(self._links):
             link.lose("closed")
-        for flight in self._waiting:
+        for flight in self._waiting.items():
             flight.end(Away("closed"))
 
     async def fetch(
@@ -270,12 +294,10 @@ class Multiplexer:
         named, spare = self._prepare, 2 if self._read_only else -1
         if self._closing:
             raise Away("closed")
-        if len(self._waiting) >= self._most_waiting:
-            raise Busy(f"{len(self._waiting)} requests wait already")
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        began, share = loop.time(), settings[0][1] if settings else ""
         while True:
-            flight = _Flight(loop.create_future(), steps, limit, named, spare, began)
+            flight = _Flight(loop.create_future(), steps, limit, named, spare, began, share)
             answer = await self._fly(flight)
             if isinstance(answer, Exception):
                 raise answer
@@ -291,26 +313,56 @@ class Multiplexer:
     async def _fly(self, flight: _Flight) -> Answer:
         if self._closed:
             return Away("closed")
-        if not self._waiting and (link := self._free()):
+        if not self._waiting.lines and (link := self._free()):
             link.send(flight)
-        else:
-            self._waiting[flight] = asyncio.get_running_loop().time()
+            return await flight.answer
+        if (link := self._kept()) and flight.share not in self._flying():
+            link.send(flight)
+            return await flight.answer
+        flight.queued = asyncio.get_running_loop().time()
+        if left := self._waiting.add(flight.share, flight, self._most()):
+            left.end(Busy(f"{len(self._waiting)} requests wait already"))
         try:
             return await flight.answer
         finally:
-            self._waiting.pop(flight, None)
+            self._waiting.remove(flight.share, flight)
+
+    def _most(self) -> float:
+        """How many may wait: with connections, those that can be sent in half of the time."""
+        paces = [link.pace for link in self._links if link.depth]
+        if not paces:
+            return self._most_waiting
+        sent = sum(self._timeout / 2 / max(pace, 1e-6) for pace in paces)
+        return min(self._most_waiting, max(sent, 2 * len(paces)))
 
     def _free(self) -> _Link | None:
         now, best, least = asyncio.get_running_loop().time(), None, self._depth
         for link in self._links:
             count = len(link.flights)
-            if count < least and not link.suspect and (not count or now - link.since < STUCK):
+            fits = count < least and count < link.room and not link.suspect
+            if fits and (not count or now - link.since < STUCK):
                 best, least = link, count
         return best
 
+    def _kept(self) -> _Link | None:
+        """The express connection, when it is idle."""
+        for link in self._links:
+            if not (link.depth or link.flights or link.suspect):
+                return link
+        return None
+
+    def _flying(self) -> set[str]:
+        return {flight.share for link in self._links for flight in link.flights}
+
     def _dispatch(self) -> None:
-        while self._waiting and (link := self._free()):
-            flight, _ = self._waiting.popitem(last=False)
+        while self._waiting.lines:
+            flight, link = None, self._free()
+            if link:
+                flight = self._waiting.pop()
+            elif link := self._kept():
+                flight = self._waiting.pop(self._flying())
+            if flight is None or link is None:
+                return
             if not flight.answer.done():
                 link.send(flight)
 
@@ -322,17 +374,17 @@ class Multiplexer:
         loop, late = asyncio.get_running_loop(), f"waited {self._timeout} s"
         while True:
             await asyncio.sleep(STUCK)
-            for flight, since in self._waiting.items():
-                if loop.time() - since < self._timeout:
-                    break
-                flight.end(Busy(late) if self._links else Away(f"{late}: {self._reason}"))
+            for flight in self._waiting.items():
+                if loop.time() - flight.queued >= self._timeout:
+                    flight.end(Busy(late) if self._links else Away(f"{late}: {self._reason}"))
             for link in tuple(self._links):
                 link.receive()  # first: it may be this process that was slow
                 age = loop.time() - link.since
                 if link.flights and age > link.flights[0].limit + self._timeout:
                     link.lose("no answer in time")
                 elif len(link.flights) > 1 and age > STUCK and (other := self._free()):
-                    for flight in islice(link.flights, 1, 1 + self._depth - len(other.flights)):
+                    room = max(1, int(other.room) - len(other.flights))
+                    for flight in islice(link.flights, 1, 1 + room):
                         if flight.spare == 2:
                             flight.end(None, spare=1)
                 self._expire(link)
@@ -348,14 +400,14 @@ class Multiplexer:
         if expired and expired == len(link.flights):
             link.lose("no answer in time")
 
-    async def _keep(self) -> None:
+    async def _keep(self, depth: int) -> None:
         """Keep one connection, for ever."""
         loop, (pause, longest) = asyncio.get_running_loop(), PAUSES
         while True:
             began = loop.time()
             try:
                 connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
-                link = _Link(connection, self._links, self._dispatch)
+                link = _Link(connection, self._links, depth, self._ahead, self._dispatch)
                 self._dispatch()
                 await link.gone.wait()
                 self._reason = link.reason

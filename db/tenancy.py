@@ -82,8 +82,9 @@ class Door:
                     await self.within.bind(**settings)
                 yield self.within
                 return
+            share = next(iter(bound.values()), "")
             async with self.database.connection(
-                self.read_only, self.timeout, self.patience
+                self.read_only, self.timeout, self.patience, share
             ) as connection:
                 await _bind(connection, bound | self.database.limits(self.timeout))
                 yield Transaction(connection)

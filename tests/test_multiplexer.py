@@ -306,7 +306,7 @@ async def test_a_commit_that_fails_is_an_error(way: Way) -> None:
 async def test_a_cancelled_request_leaves_its_connection_and_neighbours_alone(way: Way) -> None:
     sent = Stats(1, 21, 0) if way.prepare else Stats(1, 1, 20)
     left = Stats(1, 21, 0) if way.prepare else Stats(1, 1, 10)
-    async with opened(way, connections=1) as driver:
+    async with opened(way, connections=1, ahead=60) as driver:
         before = await driver.fetch([], PID)
         slow = asyncio.create_task(driver.fetch([], "select pg_sleep(0.2)"))
         await until(lambda: driver.stats.in_flight == 1)
@@ -458,7 +458,7 @@ async def test_more_than_fits_is_refused_at_once_and_waiting_ends_in_time(way: W
 async def test_behind_a_lock_none_waits_for_the_limits_of_the_others(
     way: Way, server: Server
 ) -> None:
-    async with opened(way, connections=1, statement_timeout=0.4, timeout=0.4) as driver:
+    async with opened(way, connections=1, ahead=60, statement_timeout=0.4, timeout=0.4) as driver:
         with psycopg.connect(server.url()) as holder:
             holder.execute("lock table marks")
             began = time.monotonic()
@@ -521,7 +521,7 @@ async def test_prepared_statements_are_bounded_and_more_sql_still_runs(way: Way)
 async def test_a_migration_under_prepared_statements_goes_unnoticed(
     way: Way, server: Server
 ) -> None:
-    async with opened(way, connections=1) as driver:
+    async with opened(way, connections=1, ahead=60) as driver:
         assert await driver.fetch([], "select * from shape") == [(b"1",)]
         with psycopg.connect(server.url(), autocommit=True) as admin:
             admin.execute("alter table shape add extra text default 'new'")
