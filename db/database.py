@@ -48,6 +48,7 @@ class Database:
         waiting: int = 64,
         timeout: float = 2.5,
         statement_timeout: float = 2.0,
+        cursor_factory: type[AsyncRawCursor[Any]] = AsyncRawCursor,
     ) -> None:
         self.reason: str | None = "the database has not answered yet"
         self._url = url
@@ -75,7 +76,7 @@ class Database:
             # A pooler in transaction mode does not keep prepared statements.
             kwargs={
                 "prepare_threshold": None,
-                "cursor_factory": AsyncRawCursor,
+                "cursor_factory": cursor_factory,
                 "connect_timeout": CONNECT,
             },
         )

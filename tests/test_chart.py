@@ -80,7 +80,7 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "REDIS_URL",
     ),
     "tracing": (
-        {"tracing": {"enabled": True, "endpoint": "http://otel:4317", "to": PEER}},
+        {"tracing": {"enabled": True, "endpoint": "http://otel:4318", "to": PEER}},
         {},
         "OTEL_EXPORTER_OTLP_ENDPOINT",
     ),
@@ -468,7 +468,7 @@ def test_the_service_reaches_dns_and_its_database_only() -> None:
         dns,
         ("10.1.2.0/24", 5432),
         ("10.1.2.0/24", 6379),
-        ("10.1.2.0/24", 4317),
+        ("10.1.2.0/24", 4318),
     }
     assert reached(policies(shipped("local"))["covenant-migration"]) == {dns, ("covenant-db", 5432)}
     assert reached(policies(shipped("local"))["covenant-test"]) == {dns, ("service", "http")}

@@ -48,6 +48,10 @@ def refusal(**environment: str) -> list[str]:
         *[("SWAGGER_UI", bad) for bad in ("maybe", "2")],
         ("VALIDATE_RESPONSES", "perhaps"),
         ("LOG_FORMAT", "xml"),
+        *[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", bad)
+            for bad in ("collector:4317", "grpc://a", f"http://a:{SECRET}@b", "http://")
+        ],
     ],
 )
 def test_a_malformed_setting_is_refused_by_name(name: str, value: str) -> None:

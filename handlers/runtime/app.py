@@ -59,7 +59,8 @@ def create_app(
     keys = KeyRing(settings.keys_dir, clock)
     lifetime = min(settings.token_ttl or contract.token["lifetime"], contract.token["lifetime"])
     terms = Terms(contract.token["issuer"], contract.token["audience"], lifetime)
-    database = Database(
+    traces = _traces(settings, contract)
+    database = (traces.database if traces else Database)(
         settings.database_url,
         refuse=status.refuse,
         connections=settings.database_connections,
@@ -85,7 +86,7 @@ def create_app(
     }
     app = AsyncApp(
         "covenant",
-        lifespan=partial(_lifespan, database=database, keys=keys),
+        lifespan=partial(_lifespan, database=database, keys=keys, traces=traces),
         middlewares=[
             LifespanMiddleware,
             partial(
@@ -97,6 +98,7 @@ def create_app(
             ),
             partial(Docs, contract=contract, swagger_ui=settings.swagger_ui),
             Router,
+            *([traces.middleware] if traces else []),
             Secured,
             partial(Operations, operations=operations),
         ],
@@ -106,6 +108,14 @@ def create_app(
     app.add_api(public_document(contract), base_path="")
     told = Exposition(metrics, contract, database, keys, status)
     return Parts(app, admin.app(render(told)), status, metrics)
+
+
+def _traces(settings: Settings, contract: Contract) -> Any:
+    """Return the `Traces`, None when they are off: then nothing of them is even imported."""
+    endpoint = settings.otel_exporter_otlp_endpoint
+    if endpoint is None:
+        return None
+    return importlib.import_module("handlers.runtime.tracing").Traces(endpoint, contract)
 
 
 def _handler(operation: Declared) -> Callable[..., Any]:
@@ -121,7 +131,7 @@ def _handler(operation: Declared) -> Callable[..., Any]:
 
 
 @asynccontextmanager
-async def _lifespan(_: Any, database: Database, keys: KeyRing) -> AsyncIterator[None]:
+async def _lifespan(_: Any, database: Database, keys: KeyRing, traces: Any) -> AsyncIterator[None]:
     await database.open()
     reloading = asyncio.create_task(_reload(keys))
     try:
@@ -129,6 +139,8 @@ async def _lifespan(_: Any, database: Database, keys: KeyRing) -> AsyncIterator[
     finally:
         reloading.cancel()
         await database.close()
+        if traces:
+            await traces.close()
 
 
 async def _reload(keys: KeyRing) -> None:

@@ -66,6 +66,13 @@ def _database_url(value: str) -> str:
     return value
 
 
+def _collector(value: str) -> str:
+    scheme, _, rest = value.partition("://")
+    if scheme not in ("http", "https") or not rest or any(c in rest for c in "?#@ "):
+        raise ValueError("is not a URL such as http://collector:4318")
+    return value
+
+
 def _guest_limit(value: str) -> str:
     if value != "off":
         try:
@@ -103,6 +110,7 @@ class Settings(BaseModel):
     drain_seconds: Annotated[float, Number, Field(ge=0, le=300)] = 5
     swagger_ui: bool = True
     validate_responses: bool = False
+    otel_exporter_otlp_endpoint: Annotated[str, AfterValidator(_collector)] | None = None
     log_format: Literal["auto", "json", "text"] = "auto"
 
     @field_validator("admin_port")
@@ -114,7 +122,11 @@ class Settings(BaseModel):
 
 
 # Read by other commands than `serve`, so that no near miss is seen in them.
-OTHERS = ("MIGRATION_DATABASE_URL", "TEST_DATABASE_URL")
+OTHERS = (
+    "MIGRATION_DATABASE_URL",
+    "TEST_DATABASE_URL",
+    *(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT" for signal in ("TRACES", "METRICS", "LOGS")),
+)
 
 
 def read(environment: Mapping[str, str] = os.environ) -> Settings:
