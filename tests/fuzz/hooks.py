@@ -10,7 +10,7 @@ import os
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,7 +21,7 @@ from schemathesis.core.parameters import ParameterLocation
 from schemathesis.generation.meta import TestPhase
 
 from openapi import contract
-from openapi.contract import Contract
+from openapi.contract import Contract, Operation
 from tests.fuzz.peers import ORGS, PARAMETER, Peer, example
 
 AS_GENERATED = 4  # one case in so many keeps its generated ids, for the 404
@@ -41,6 +41,10 @@ class World:
     answers: Counter[tuple[str, int]] = field(default_factory=Counter)
     tries: Counter[str] = field(default_factory=Counter)
     considered: Counter[str] = field(default_factory=Counter)
+
+    @cached_property
+    def operations(self) -> dict[str, Operation]:
+        return {f"{o.method.upper()} {o.path}": o for o in self.contract.operations.values()}
 
     def save(self, file: Path) -> None:
         answers = [[label, status, count] for (label, status), count in self.answers.items()]
@@ -75,6 +79,10 @@ def before_call(context: Any, case: Any, kwargs: Any) -> None:
         names_org = isinstance(body, dict) and claim in body
         if names_org and not case.meta.is_negative_at(ParameterLocation.BODY):
             _replace(owner, case, f"{ORGS}/{{{claim}}}", body, walking=walking)
+        if isinstance(body, dict) and not case.meta.is_negative_at(ParameterLocation.BODY):
+            declared = world().operations[case.operation.label]
+            org_id = str((case.path_parameters or {}).get(claim)).lower()
+            owner.refer(declared, org_id, body, keep_known=walking)
     org_id = str((case.path_parameters or {}).get(claim)).lower()
     case.headers["Authorization"] = f"Bearer {owner.token(org_id)}"
 

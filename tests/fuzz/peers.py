@@ -20,6 +20,7 @@ class Peer:
         """Sign in and make a first organization, its home."""
         self._http = http
         self._creators = {o.path: o for o in contract.operations.values() if o.method == "post"}
+        self._references = references(contract)
         self._made = 0
         self._alive: dict[str, list[str]] = {}
         self.known: set[str] = set()
@@ -48,12 +49,19 @@ class Peer:
         self._alive.setdefault(collection, []).append(id)
 
     def deleted(self, path: str) -> None:
-        """Forget what a path named and everything below it."""
+        """Forget what a path named, everything below it, and what may have gone with it."""
         collection, _, id = path.rpartition("/")
         if id in self._alive.get(collection, []):
             self._alive[collection].remove(id)
-        for below in [other for other in self._alive if other.startswith(f"{path}/")]:
-            del self._alive[below]
+        org = "/".join(path.split("/")[:3])
+        gone = {
+            f"{org}/{table}"
+            for table, columns in self._references.items()
+            if collection in {f"{org}/{row.split('/')[3]}" for row in columns.values()}
+        }
+        for other in list(self._alive):
+            if other.startswith(f"{path}/") or other in gone:
+                del self._alive[other]
 
     def existing(
         self, template: str, values: Mapping[str, Any], *, keep_known: bool, fresh: Set[str]
@@ -74,6 +82,17 @@ class Peer:
             chosen[name] = value
         return chosen
 
+    def refer(
+        self, operation: Operation, org_id: str, body: dict[str, Any], *, keep_known: bool
+    ) -> None:
+        """Make what a body refers to ids of rows of the organization, each that names nothing."""
+        for column, template in self._references.get(operation.tag, {}).items():
+            if body.get(column) is not None:
+                own, row = PARAMETER.findall(template)
+                values = {own: org_id, row: body[column]}
+                kept = self.existing(template, values, keep_known=keep_known, fresh=frozenset())
+                body[column] = kept[row]
+
     def _member(self, template: str, collection: str, *, new: bool) -> str:
         if template == ORGS and not new:
             self.token(None)
@@ -89,6 +108,9 @@ class Peer:
         for _ in range(3):
             self._made += 1
             body = example(self._creators[template], f" {self._made}")
+            if template != ORGS and isinstance(body, dict):
+                org_id = collection.split("/")[2]
+                self.refer(self._creators[template], org_id, body, keep_known=False)
             answer = self._http.post(collection, json=body, headers=bearer)
             if answer.status_code != 409:
                 break
@@ -106,12 +128,29 @@ class Peer:
         return answer.json()
 
 
+def references(contract: Contract) -> dict[str, dict[str, str]]:
+    """Return {table: {column: the path of the row that it refers to}}, if that is right below
+    the organization."""
+    rows = {
+        o.tag: o.path
+        for o in contract.operations.values()
+        if o.path.endswith("}") and len(PARAMETER.findall(o.path)) == 2
+    }
+    return {
+        table.name: {r.column: rows[r.table] for r in table.references if r.table in rows}
+        for table in contract.tables.values()
+    }
+
+
 def example(operation: Operation, suffix: str = "") -> Any:
-    """Return the example body of an operation; `suffix` makes its name another one."""
+    """Return the example body of an operation; `suffix` makes its free texts others."""
     if operation.body is None:
         return None
     (content,) = operation.body["content"].values()
     body = dict(content["example"])
-    if "name" in body:
-        body["name"] += suffix
+    for name, schema in content["schema"].get("properties", {}).items():
+        text = f"{body.get(name)}{suffix}"
+        fits = "pattern" in schema and len(text) <= schema["maxLength"]
+        if name in body and fits and re.search(schema["pattern"], text):
+            body[name] = text
     return body
