@@ -16,8 +16,8 @@ VERSION = $(shell sed -n 's/^version: "\(.*\)"$$/\1/p' charts/$(CHART)/Chart.yam
 CONTRACT = sha256:$(shell sha256sum openapi/openapi.yaml | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev migrate resource client client-ts generate diff manifests image test lint stale \
-  check certify certify-mutants breaking fuzz resilience scan audit image-test bench format golden \
+.PHONY: help run dev migrate migration resource client client-ts generate diff manifests image test \
+  lint stale check certify certify-mutants breaking fuzz resilience scan audit image-test bench format golden \
   requirements clean
 
 help: ## List the commands
@@ -36,6 +36,10 @@ migrate: $(VENV)/local.stamp ## Bring the schema of MIGRATION_DATABASE_URL to th
 ##@ Change
 resource: $(VENV)/local.stamp ## Add one to the contract: make resource NAME=tasks FIELDS="title:string(1..200)"
 	@$(BIN)/python -m openapi.scaffold
+
+# NAME as it was given to make, and not one of the environment.
+migration: $(VENV)/local.stamp ## Write the revision that the contract's tables need: make migration NAME=tasks
+	@$(BIN)/python -m db.planner $(if $(filter command,$(origin NAME)),--name "$(NAME)") $(ARGS)
 
 client: $(VENV)/local.stamp $(VENV)/client/stamp ## Write a typed Python client of the contract: build/client
 	@rm -rf build/client && mkdir -p build && $(BIN)/python -m openapi.public > build/openapi.json
@@ -74,8 +78,9 @@ lint: $(VENV)/test.stamp ## Check format, style, types and the contract
 	$(BIN)/python -m openapi.contract
 	$(BIN)/python -m openapi.lint
 
-stale: $(VENV)/test.stamp ## Fail if charts/ or argo/ differ from the contract
+stale: $(VENV)/test.stamp ## Fail if charts/, argo/ or the migrations differ from the contract
 	@$(BIN)/python -m codegen --check
+	@$(BIN)/python -m db.planner --check
 
 certify: $(VENV)/test.stamp ## Prove the isolation of tenants: build/certificate.html
 	$(BIN)/python -m certify $(ARGS)

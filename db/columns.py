@@ -1,5 +1,10 @@
 """What a column of the contract is in PostgreSQL: its type, its checks and its default."""
 
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
 from openapi.tables import Column
 
 _TYPES = {
@@ -18,9 +23,159 @@ _KINDS = {
     "object": "jsonb",
     "array": "jsonb",
 }
+_INTEGERS = {"integer": (-(2**31), 2**31 - 1), "bigint": (-(2**63), 2**63 - 1)}
+_LONGEST = {"ipv4": 15, "ipv6": 45}
+# What PostgreSQL 18 takes for a name only between quotes (appendix C).
+_RESERVED = frozenset(
+    """all analyse analyze and any array as asc asymmetric authorization binary both case cast
+    check collate collation column concurrently constraint create cross current_catalog
+    current_date current_role current_schema current_time current_timestamp current_user default
+    deferrable desc distinct do else end except false fetch for foreign freeze from full grant
+    group having ilike in initially inner intersect into is isnull join lateral leading left like
+    limit localtime localtimestamp natural not notnull null offset on only or order outer overlaps
+    placing primary references returning right select session_user similar some symmetric
+    system_user table tablesample then to trailing true union unique user using variadic verbose
+    when where window with""".split()  # noqa: SIM905
+)
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL has it, between quotes only where they are needed."""
+    return f'"{name}"' if name in _RESERVED else name
 
 
 def type_of(column: Column) -> str:
     """Return the type, as a cast spells it."""
     kind = column.schema["type"]
     return _TYPES.get((kind, column.schema.get("format", "")), _KINDS[kind])
+
+
+def definition(column: Column) -> str:
+    """Return the column as `create table` and `add column` have it, without its checks."""
+    words = [quoted(column.name), type_of(column)]
+    words += ["not null"] * column.required
+    words += [f"default {default}"] if (default := default_of(column)) else []
+    return " ".join(words)
+
+
+def default_of(column: Column) -> str | None:
+    """Return the default as SQL has it, None where there is none."""
+    if column.name in ("created_at", "updated_at"):
+        return "now()"
+    return literal(column.default) if column.default is not None else None
+
+
+def literal(value: Any) -> str:
+    """Return a value of JSON as a literal of SQL; objects and arrays as text."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return "'" + text.replace("'", "''") + "'"
+
+
+def checks(column: Column) -> dict[str, str]:
+    """Return {name of a constraint behind `<table>_<column>_`: expression}.
+
+    They hold what the service has checked already: nothing that passes it may fail here.
+    """
+    found = {"check": " and ".join(_limits(column))}
+    pattern = column.schema.get("pattern")
+    if "enum" not in column.schema and pattern and (expression := pattern_of(pattern)):
+        found["pattern"] = f"{quoted(column.name)} ~ {literal(expression)}"
+    return {name: expression for name, expression in found.items() if expression}
+
+
+def _limits(column: Column) -> Iterator[str]:
+    schema, name, kind = column.schema, quoted(column.name), type_of(column)
+    if "enum" in schema:
+        values = [literal(value) for value in schema["enum"] if value is not None]
+        if len(values) == 1:
+            yield f"{name} = {values[0]}"
+        elif values:
+            yield f"{name} in ({', '.join(values)})"
+    elif kind == "text":
+        most = schema.get("maxLength", _LONGEST.get(schema.get("format", "")))
+        yield from _between(f"char_length({name})", schema.get("minLength") or None, most)
+    elif kind == "jsonb":
+        yield f"jsonb_typeof({name}) = {literal(schema['type'])}"
+    elif schema["type"] in ("integer", "number"):
+        least, most = schema.get("minimum"), schema.get("maximum")
+        low, high = _INTEGERS.get(kind, (None, None))
+        least = None if low is not None and least is not None and least <= low else least
+        most = None if high is not None and most is not None and most >= high else most
+        above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
+        if above and least is not None:
+            yield f"{name} > {literal(least)}"
+        if below and most is not None:
+            yield f"{name} < {literal(most)}"
+        yield from _between(name, None if above else least, None if below else most)
+
+
+def _between(what: str, least: Any, most: Any) -> Iterator[str]:
+    if least is not None and most is not None:
+        yield f"{what} between {literal(least)} and {literal(most)}"
+    elif most is not None:
+        yield f"{what} <= {literal(most)}"
+    elif least is not None:
+        yield f"{what} >= {literal(least)}"
+
+
+# Patterns: a regular expression of ECMA 262, as PostgreSQL reads it (18, section 9.7.3)
+
+_ESCAPE = r"\\(?P<escape>x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|.)"
+_TOKEN = re.compile(
+    rf"""\[(?P<not>\^?)(?P<class>(?:\\.|[^\]\\])+)\] | {_ESCAPE}
+    | \{{(?P<least>[0-9]+)(?:,(?P<most>[0-9]*))?\}} | \(\?: | \((?!\?) | [^\\\[\]{{}}(\0]""",
+    re.VERBOSE | re.DOTALL,
+)
+_IN_CLASS = re.compile(rf"{_ESCAPE}|[^\0]", re.DOTALL)
+_SETS = {"d": "[0-9]", "D": "[^0-9]", "w": "[A-Za-z0-9_]", "W": "[^A-Za-z0-9_]"}
+_MOST_TIMES = 255
+
+
+def pattern_of(pattern: str) -> str | None:
+    """Return the pattern for the operator `~`, None where that might refuse what it lets through.
+
+    It may let more through: its `.` matches the end of a line too.
+    """
+    found, at = "", 0
+    while at < len(pattern):
+        token = _TOKEN.match(pattern, at)
+        one = _translated(token) if token else None
+        if token is None or one is None:
+            return None
+        found, at = found + one, token.end()
+    return found
+
+
+def _translated(token: re.Match[str]) -> str | None:
+    if token["class"]:
+        inner = [_of_class(part) for part in _IN_CLASS.finditer(token["class"])]
+        if re.search("&&|--|~~", token["class"]) or None in inner:
+            return None
+        return f"[{token['not']}{''.join(map(str, inner))}]"
+    if token["escape"]:
+        return _SETS.get(token["escape"]) or _escape(token["escape"], ".[]{}()*+?^$|\\")
+    times = [int(n) for n in (token["least"], token["most"]) if n]
+    return None if max(times, default=0) > _MOST_TIMES else token[0]
+
+
+def _of_class(token: re.Match[str]) -> str | None:
+    if token["escape"] in ("d", "w"):
+        return _SETS[token["escape"]][1:-1]
+    if token["escape"]:
+        return _escape(token["escape"], "[]^-\\")
+    return "\\[" if token[0] == "[" else token[0]
+
+
+def _escape(escaped: str, special: str) -> str | None:
+    if escaped[1:]:
+        code = int(escaped[1:], 16)
+        return None if 0xD800 <= code < 0xE000 else f"\\u{code:04x}"
+    if escaped in "tnrfv":
+        return f"\\{escaped}"
+    if escaped.isalnum():
+        return None
+    return f"\\{escaped}" if escaped in special else escaped

@@ -28,33 +28,35 @@ class MigrationError(Exception):
     """One line that says why the schema was not changed."""
 
 
-def upgrade(url: str, revision: str = "head") -> tuple[str | None, str]:
+def upgrade(
+    url: str, revision: str = "head", folder: Path = schema.MIGRATIONS
+) -> tuple[str | None, str]:
     """Upgrade to `revision` and return the revisions before and after. Raises `MigrationError`.
 
     `url` is the owner's, direct: a pooler in transaction mode would lose the advisory lock.
     """
     with _connected(url) as connection:
         before = _revision(connection)
-        if before is None or before < schema.head() or revision != "head":
-            _patiently(command.upgrade, connection, revision)
+        if before is None or before < schema.newest(folder) or revision != "head":
+            _patiently(command.upgrade, connection, revision, folder)
         return before, _revision(connection) or ""
 
 
-def downgrade(url: str, revision: str) -> None:
+def downgrade(url: str, revision: str, folder: Path = schema.MIGRATIONS) -> None:
     """Downgrade to `revision`, `base` for none. Raises `MigrationError`."""
     with _connected(url) as connection:
-        _patiently(command.downgrade, connection, revision)
+        _patiently(command.downgrade, connection, revision, folder)
 
 
 def _patiently(
-    change: Callable[[Config, str], None], connection: Connection, revision: str
+    change: Callable[[Config, str], None], connection: Connection, revision: str, folder: Path
 ) -> None:
-    """Try again after a lock timeout: each revision is a transaction, so none is half done."""
+    """Try again after a lock timeout: each revision is a transaction, or may be run again."""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(PAUSE)
         try:
-            return change(_config(connection), revision)
+            return change(_config(connection, folder), revision)
         except OperationalError as error:
             if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
                 raise
@@ -109,17 +111,17 @@ def _lock(connection: Connection) -> None:
 
 
 def _revision(connection: Connection) -> str | None:
-    known = connection.execute(text("select to_regclass('public.alembic_version')")).scalar_one()
-    if known is None:
-        return None
-    row = connection.execute(text("select version_num from public.alembic_version")).scalar()
-    connection.commit()
-    return row
+    """Return where the schema is; what is open when Alembic begins would hold all its revisions."""
+    with connection.begin():
+        known = connection.execute(text("select to_regclass('public.alembic_version')"))
+        if known.scalar_one() is None:
+            return None
+        return connection.execute(text("select version_num from public.alembic_version")).scalar()
 
 
-def _config(connection: Connection) -> Config:
+def _config(connection: Connection, folder: Path) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(folder))
     config.attributes["connection"] = connection
     return config
 

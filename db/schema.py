@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 
+MIGRATIONS = Path(__file__).parent / "migrations"
 MINIMUM = 150_000
 # Below these a client may read rows that a policy hides (CVE-2026-120154).
 FLOORS = {15: 150_020, 16: 160_016, 17: 170_012, 18: 180_007}
@@ -93,9 +94,14 @@ class Finding:
 
 @cache
 def head() -> str:
-    """Return the newest revision that this release knows: the greatest of NNNN_name.py."""
-    versions = Path(__file__).parent / "migrations" / "versions"
-    return max(m[1] for f in versions.iterdir() if (m := re.fullmatch(r"(\d{4})_\w+\.py", f.name)))
+    """Return the newest revision that this release knows."""
+    return newest(MIGRATIONS)
+
+
+def newest(folder: Path) -> str:
+    """Return the newest revision in `folder`/versions: the greatest of NNNN_name.py."""
+    files = (folder / "versions").iterdir()
+    return max(m[1] for f in files if (m := re.fullmatch(r"(\d{4})_\w+\.py", f.name)))
 
 
 def floor_warning(version: int) -> str | None:

@@ -1,4 +1,7 @@
-"""The tables as SQLAlchemy Core metadata: what the migrations must add up to."""
+"""The service's own tables as SQLAlchemy Core metadata: what the migrations must add up to.
+
+Of the tables of the contract it is `db.planner` that says so.
+"""
 
 from sqlalchemy import (
     JSON,
@@ -12,7 +15,6 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
-    UniqueConstraint,
     Uuid,
     func,
     text,
@@ -46,17 +48,6 @@ def metadata() -> MetaData:
         CheckConstraint("char_length(subject) between 1 and 128", name="memberships_subject_check"),
         CheckConstraint("role = 'owner'", name="memberships_role_check"),
         Index("memberships_subject_org_id_idx", "subject", "org_id"),
-    )
-    Table(
-        "projects",
-        tables,
-        _org_id(),
-        Column("id", Uuid, nullable=False),
-        Column("name", Text, nullable=False),
-        _created_at(),
-        PrimaryKeyConstraint("org_id", "id"),
-        UniqueConstraint("org_id", "name", name="projects_org_id_name_key"),
-        CheckConstraint("char_length(name) between 1 and 100", name="projects_name_check"),
     )
     Table(
         "idempotency_keys",

@@ -39,7 +39,13 @@ SERVICE_COLUMNS = {
     "updated_at": "date-time",
 }
 # Written by hand, and what they hold is not a contract's to say.
-OWN_TABLES = ("organizations", "memberships", "used_org_ids", "alembic_version")
+OWN_TABLES = (
+    "alembic_version",
+    "idempotency_keys",
+    "memberships",
+    "organizations",
+    "used_org_ids",
+)
 # PostgreSQL's own in every table (18, section 5.6).
 SYSTEM_COLUMNS = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
 LONGEST = 63  # bytes of a name; PostgreSQL cuts what is longer
@@ -253,7 +259,7 @@ def _names_of(place: Place, schema: dict[str, Any]) -> Iterator[tuple[Place, str
             yield (*place, "properties", column), f"{name}_{column}_{kind}"
     for column in table(words, "references"):
         yield (*here, "references", column), reference_name(name, column)
-        if not any(c[:1] == [column] for c in entries(words, "indexes") if isinstance(c, list)):
+        if [column] not in entries(words, "indexes"):
             yield (*here, "references", column), index_name(name, [column])
     for n, columns in enumerate(entries(words, "unique")):
         if isinstance(columns, list):
@@ -387,8 +393,6 @@ def _filters(document: Any, place: Place, schema: dict[str, Any]) -> Iterator[Fi
                 kind = resolve(document, columns.get(by))
                 if kind.get("type") not in SCALARS:
                     yield at, f"`sort` is an enum of columns that are no objects: {value!r} is none"
-                elif by not in entries(schema, "required") or kind.get("nullable") is True:
-                    yield at, f"`sort` by `{by}`, which may be empty"
         elif column.get("type") not in SCALARS:
             yield at, f"`{name}` is no column to filter by"
         elif any(sent.get(key) != column.get(key) for key in ("type", "format")):

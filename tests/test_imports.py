@@ -38,6 +38,8 @@ NEVER_SERVED = (
     "resilience",
     "db.migrate",
     "db.embedded",
+    "db.plans",
+    "db.planner",
 )
 
 
