@@ -112,7 +112,7 @@ class Database:
         self,
         settings: Mapping[str, str],
         sql: str,
-        parameters: Sequence[str],
+        parameters: Sequence[str | None],
         *,
         read_only: bool,
         statement_timeout: float | None = None,

@@ -2,7 +2,11 @@
 
 DbError
 ├── NotFound      absent, or not this tenant's (the same answer by design)
-├── Conflict      a unique name is taken
+│   └── BrokenReference  it refers to such a row, or others still refer to it
+├── Conflict      a unique key is taken
+│   └── InUse     others refer to what would be deleted
+├── Stale         it is no longer what the caller has seen
+├── Invalid       a value that the table does not take
 └── Unavailable   not now: the database is away or busy
     └── TooSlow   the statement took longer than it may; nothing of it was done
 """
@@ -18,8 +22,33 @@ class NotFound(DbError):
     """Absent, or another tenant's."""
 
 
+class BrokenReference(NotFound):
+    """A reference would lead nowhere: of a row that is written, or to a row that is deleted."""
+
+
 class Conflict(DbError):
     """A unique key of this tenant is taken."""
+
+
+class InUse(Conflict):
+    """Rows of this tenant refer to it, and would not go with it."""
+
+
+class Stale(DbError):
+    """The row has changed since the caller saw it."""
+
+
+class Invalid(DbError):
+    """A value that the contract lets through and the table does not take.
+
+    `where` is body or query, `pointer` a JSON Pointer (RFC 6901) into it.
+    """
+
+    def __init__(self, where: str, pointer: str, detail: str) -> None:
+        super().__init__(detail)
+        self.where = where
+        self.pointer = pointer
+        self.detail = detail
 
 
 class Unavailable(DbError):
@@ -58,8 +87,12 @@ def meaning(error: Error) -> DbError | None:
     """
     if isinstance(error, errors.UniqueViolation):
         return Conflict()
+    if isinstance(error, errors.RestrictViolation):
+        return InUse()
     if isinstance(error, errors.ForeignKeyViolation):
-        return NotFound()
+        return BrokenReference()
+    if isinstance(error, (errors.DataError, errors.CheckViolation, errors.NotNullViolation)):
+        return Invalid("body", "", "holds a value that cannot be stored")
     if isinstance(error, errors.InsufficientPrivilege):
         return NotFound() if error.diag.source_function == "ExecWithCheckOptions" else None
     if isinstance(error, errors.QueryCanceled):

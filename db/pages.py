@@ -1,19 +1,38 @@
-"""Pages of a list: keyset paging on the primary key, with an opaque cursor."""
+"""Pages of a list: keyset paging, with an opaque cursor."""
 
 import base64
+from typing import Any
 from uuid import UUID
 
+import orjson
 from orjson import Fragment
 
-from db.errors import NotFound
+from db.errors import Invalid, NotFound
 from db.tenancy import Row
 
 START = str(UUID(int=0))
 
 
 def position(cursor: str | None) -> str:
-    """Return the id behind which the page begins."""
-    return str(UUID(bytes=base64.urlsafe_b64decode(cursor + "=="))) if cursor else START
+    """Return the id behind which the page begins. Raises `Invalid`."""
+    if cursor is None:
+        return START
+    try:
+        return str(UUID(bytes=_decoded(cursor)))
+    except ValueError:
+        raise no_cursor() from None
+
+
+def sorted_position(cursor: str, sort: str) -> tuple[str | None, str]:
+    """Return the value and the id behind which a page of this order begins. Raises `Invalid`."""
+    try:
+        made: Any = orjson.loads(_decoded(cursor))
+        made_for, value, id = made
+    except (ValueError, TypeError):
+        raise no_cursor() from None
+    if made_for != sort or not isinstance(value, str | None) or not _is_id(id):
+        raise no_cursor()
+    return value, id
 
 
 def cursor(id: str) -> str:
@@ -21,16 +40,39 @@ def cursor(id: str) -> str:
     return base64.urlsafe_b64encode(UUID(id).bytes)[:22].decode()
 
 
-def page(rows: list[Row], limit: int) -> dict[str, object]:
+def sorted_cursor(sort: str, value: str | None, id: str) -> str:
+    """Return the opaque form of a position in a list that is sorted."""
+    return base64.urlsafe_b64encode(orjson.dumps([sort, value, id])).rstrip(b"=").decode()
+
+
+def page(rows: list[Row], limit: int, sort: str | None = None) -> dict[str, object]:
     """Return `{items, next?}` of at most `limit` items from `limit + 1` rows of (id, JSON).
 
-    One row without an id stands for a list that exists and has nothing here; no row at all for
-    one that does not exist. Raises `NotFound`.
+    With `sort` a row has also the value that it sorts by. One row without an id stands for a list
+    that exists and has nothing here; no row at all for one that does not exist.
+    Raises `NotFound`.
     """
     if not rows:
         raise NotFound
-    items = [json for id, json in rows[:limit] if id is not None and json is not None]
+    items = [row[1] for row in rows[:limit] if row[0] is not None and row[1] is not None]
     body: dict[str, object] = {"items": Fragment(b"[" + b",".join(items) + b"]")}
     if len(rows) > limit:
-        body["next"] = cursor((rows[limit - 1][0] or b"").decode())
+        id, _, *values = (None if part is None else part.decode() for part in rows[limit - 1])
+        body["next"] = sorted_cursor(sort, values[0], id or "") if sort else cursor(id or "")
     return body
+
+
+def _decoded(cursor: str) -> bytes:
+    return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+
+
+def _is_id(id: object) -> bool:
+    try:
+        return isinstance(id, str) and str(UUID(id)) == id
+    except ValueError:
+        return False
+
+
+def no_cursor() -> Invalid:
+    """The error of a position that no page gave."""
+    return Invalid("query", "/cursor", "not a cursor of this list in this order")

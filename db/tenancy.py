@@ -24,7 +24,7 @@ class Transaction:
 
     connection: psycopg.AsyncConnection[object]
 
-    async def fetch(self, sql: str, *parameters: str) -> list[Row]:
+    async def fetch(self, sql: str, *parameters: str | None) -> list[Row]:
         """Return the rows as text; `sql` has its parameters as $1, $2, …"""
         return _rows(await self.connection.execute(sql, parameters))
 
@@ -51,7 +51,7 @@ class Door:
     within: Transaction | None = None  # all that is done through this door is part of it
     patience: float | None = None  # seconds to wait for a connection of a transaction's own
 
-    async def fetch(self, sql: str, *parameters: str) -> list[Row]:
+    async def fetch(self, sql: str, *parameters: str | None) -> list[Row]:
         """Run one statement in its own transaction and return its rows as text.
 
         Raises `DbError`.

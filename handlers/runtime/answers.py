@@ -26,7 +26,7 @@ async def send_answer(
     ]
     if media_type:
         lines.append((b"content-type", media_type.encode()))
-    if status != 204:
+    if status not in (204, 304):
         lines.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": status, "headers": lines})
     await send({"type": "http.response.body", "body": body, "more_body": more_body})

@@ -3,9 +3,9 @@
 import asyncio
 import importlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,9 @@ from connexion.resolver import Resolver
 from starlette.types import ASGIApp
 
 from db.database import Database
+from handlers import resource
 from handlers.keys import KeyRing, KeysError
-from handlers.runtime import admin
+from handlers.runtime import admin, schemas
 from handlers.runtime.docs import Docs
 from handlers.runtime.exposition import Exposition, render
 from handlers.runtime.guard import Guard
@@ -79,11 +80,7 @@ def create_app(
             "terms": terms,
         },
     )
-    handlers = {id: _handler(declared) for id, declared in contract.operations.items()}
-    operations = {
-        id: Operation(handler, contract.operations[id], services)
-        for id, handler in handlers.items()
-    }
+    operations = {id: _operation(o, contract, services) for id, o in contract.operations.items()}
     app = AsyncApp(
         "covenant",
         lifespan=partial(_lifespan, database=database, keys=keys, traces=traces),
@@ -103,7 +100,7 @@ def create_app(
             partial(Operations, operations=operations),
         ],
         security_map={"bearer": partial(BearerHandler, Verifier(keys, terms, clock))},
-        resolver=Resolver(handlers.__getitem__),
+        resolver=Resolver(operations.__getitem__),
     )
     app.add_api(public_document(contract), base_path="")
     told = Exposition(metrics, contract, database, keys, status)
@@ -118,16 +115,33 @@ def _traces(settings: Settings, contract: Contract) -> Any:
     return importlib.import_module("handlers.runtime.tracing").Traces(endpoint, contract)
 
 
-def _handler(operation: Declared) -> Callable[..., Any]:
+def _operation(declared: Declared, contract: Contract, services: Services) -> Operation:
+    """The user's own handler comes first, and may call the generic one."""
+    generic = resource.handler(declared, contract.tables, _stored)
+    if generic:
+        services = replace(services, lent={**services.lent, "generic": generic})
+    return Operation(_handler(declared, generic), declared, services)
+
+
+def _handler(operation: Declared, generic: Callable[..., Any] | None) -> Callable[..., Any]:
+    name = f"handlers.{operation.tag}"
     try:
-        module = importlib.import_module(f"handlers.{operation.tag}")
+        module = importlib.import_module(name)
     except SyntaxError as error:
-        name = f"handlers/{operation.tag}.py:{error.lineno}"
-        raise HandlerError(f"{name}: {error.msg}") from None
+        file = f"handlers/{operation.tag}.py:{error.lineno}"
+        raise HandlerError(f"{file}: {error.msg}") from None
     except ImportError as error:
-        raise HandlerError(f"handlers.{operation.tag} cannot be imported: {error}") from None
-    handler: Callable[..., Any] = getattr(module, operation.function)
+        if generic and error.name == name:
+            return generic
+        raise HandlerError(f"{name} cannot be imported: {error}") from None
+    found: Any = getattr(module, operation.function, generic)
+    handler: Callable[..., Any] = found
     return handler
+
+
+def _stored(schema: Mapping[str, Any]) -> schemas.Check:
+    """Return what finds the faults of a value that is to be stored."""
+    return schemas.checker(dict(schema), "body", sent=False)
 
 
 @asynccontextmanager

@@ -28,14 +28,14 @@ def reader(
     declared: dict[str, Any],
 ) -> Callable[[Headers, Receive], Awaitable[tuple[Any, list[Fault]]]]:
     """Return a function that reads a requestBody without `$ref` into (value, faults)."""
-    required = declared.get("required", False)
-    check = checker(declared["content"]["application/json"]["schema"], "body", sent=True)
+    required, content = declared.get("required", False), declared["content"]
+    checks = {kind: checker(content[kind]["schema"], "body", sent=True) for kind in content}
 
     async def read(headers: Headers, receive: Receive) -> tuple[Any, list[Fault]]:
         raw = await _bytes(receive)
         if not raw:
             return None, [Fault("body", "", "missing")] if required else []
-        _demand_json(headers)
+        check = checks[_media_type(headers, checks)]
         try:
             value = parse(raw)
         except Malformed as error:
@@ -119,15 +119,16 @@ async def _bytes(receive: Receive) -> bytes:
         raise Problem("request-timeout", late, headers={"Connection": "close"}) from None
 
 
-def _demand_json(headers: Headers) -> None:
-    """The media type may be spelt in any case (RFC 9110, 8.3.1); its charset can only be UTF-8."""
+def _media_type(headers: Headers, known: Iterable[str]) -> str:
+    """It may be spelt in any case (RFC 9110, 8.3.1); its charset can only be UTF-8."""
     types = [value for name, value in headers if name == b"content-type"]
     codings = [value for name, value in headers if name == b"content-encoding"]
     if len(types) == 1 and all(coding.strip().lower() == b"identity" for coding in codings):
         media, *rest = (part.strip() for part in types[0].decode("latin-1").lower().split(";"))
-        if media == "application/json" and all(
+        if media in known and all(
             part in ("", "charset=utf-8", 'charset="utf-8"') or not part.startswith("charset")
             for part in rest
         ):
-            return
-    raise Problem("unsupported-media-type", "Send application/json in UTF-8, not compressed")
+            return media
+    wanted = f"Send {' or '.join(known)} in UTF-8, not compressed"
+    raise Problem("unsupported-media-type", wanted)

@@ -24,6 +24,7 @@ from openapi.contract import Operation as Declared
 
 # What a handler may name among its arguments besides the contract's parameters.
 DOORS = ("tenant", "subject", "nobody")
+REST = inspect.Parameter.VAR_KEYWORD
 
 
 class HandlerError(Exception):
@@ -63,7 +64,8 @@ class Operation:
         keyed = idempotency.ARGUMENT in offered
         offered.discard(idempotency.ARGUMENT)  # that it is honoured is no handler's business
         wanted = _wanted(handler, declared, offered, services)
-        self._lent = {name: services.lent[name] for name in wanted if name in services.lent}
+        lent = [name for name in wanted if name in services.lent and name not in offered]
+        self._lent = {name: services.lent[name] for name in lent}
         self._door = next((name for name in wanted if name in DOORS), None)
         self._takes_principal = "token_info" in wanted
         if keyed and self._door not in ("tenant", "subject"):
@@ -189,15 +191,18 @@ def _wanted(
 ) -> list[str]:
     """Return the names of a handler's arguments; refuse a handler that could never be called."""
     name = f"{handler.__module__}.{handler.__name__}"
+    if taken := offered & {"token_info", *DOORS}:
+        raise HandlerError(f"{declared.id} has a parameter {taken.pop()}, which names a door")
     if not inspect.iscoroutinefunction(handler):
         raise HandlerError(f"{name} must be `async def`")
     known = offered | {"token_info", *DOORS, *services.lent}
-    wanted = list(inspect.signature(handler).parameters)
+    wanted = [p.name for p in inspect.signature(handler).parameters.values() if p.kind != REST]
     if unknown := [argument for argument in wanted if argument not in known]:
         raise HandlerError(
             f"{name} asks for {', '.join(unknown)}, which {declared.id} does not have"
         )
-    if missing := offered - set(wanted):
+    takes_the_rest = len(wanted) < len(inspect.signature(handler).parameters)
+    if not takes_the_rest and (missing := offered - set(wanted)):
         raise HandlerError(f"{name} does not take {', '.join(sorted(missing))} of {declared.id}")
     if not declared.security and (denied := {"tenant", "subject", "token_info"} & set(wanted)):
         raise HandlerError(f"{name} asks for {denied.pop()}, but {declared.id} is public")
@@ -210,7 +215,7 @@ def _response_checks(declared: Declared) -> dict[int, Check | None]:
         if JSON in response.get("content", {})
         else None
         for code, response in declared.responses.items()
-        if code.startswith("2")
+        if code.startswith("2") or code == "304"
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from db.errors import Conflict, NotFound, TooSlow, Unavailable
+from db.errors import Conflict, InUse, Invalid, NotFound, Stale, TooSlow, Unavailable
 from handlers.security import MissingToken
 from handlers.tokens import InvalidToken
 
@@ -54,6 +54,7 @@ CODES = {
     "request-timeout": (408, "Request timeout"),
     "conflict": (409, "Conflict"),
     "idempotency-key-in-use": (409, "Idempotency key in use"),
+    "precondition-failed": (412, "Precondition failed"),
     "body-too-large": (413, "Body too large"),
     "unsupported-media-type": (415, "Unsupported media type"),
     "idempotency-key-reused": (422, "Idempotency key reused"),
@@ -78,8 +79,16 @@ def of(error: Exception) -> Problem:
             return error
         case NotFound():
             return Problem("not-found", "There is nothing here")
+        case InUse():
+            return Problem("conflict", "Others refer to it", hint="Delete those first")
         case Conflict():
-            return Problem("conflict", "The name is taken", hint="Choose another name")
+            taken = "Another one has a value that only one may have"
+            return Problem("conflict", taken, hint="Choose another value")
+        case Stale():
+            changed = "It has changed since the ETag that was sent"
+            return Problem("precondition-failed", changed, hint="Get it again")
+        case Invalid():
+            return invalid([Fault(error.where, error.pointer, error.detail)])
         case MissingToken():
             challenge = {"WWW-Authenticate": "Bearer"}
             return Problem("unauthorized", "No token was sent", hint=GUEST, headers=challenge)
