@@ -156,10 +156,11 @@ class Database:
         self._demand_hope()
         await self._wait_until_examined()
         limit = self._statement_timeout if statement_timeout is None else statement_timeout
+        whole, committing = patience is None, False
         patience = self._timeout if patience is None else patience
-        ends, committing = asyncio.get_running_loop().time() + patience, False
+        ends = asyncio.get_running_loop().time() + patience
         try:
-            async with self._places.place(share, patience), self._taken(ends) as connection:
+            async with self._places.place(share, patience), self._taken(ends, whole) as connection:
                 with _in_time(connection, self._timeout + limit):
                     await connection.set_read_only(read_only)
                     async with connection.transaction():
@@ -174,12 +175,13 @@ class Database:
             raise
 
     @asynccontextmanager
-    async def _taken(self, ends: float) -> AsyncIterator[AsyncConnection[Any]]:
+    async def _taken(self, ends: float, whole: bool) -> AsyncIterator[AsyncConnection[Any]]:
         try:
             left = ends - asyncio.get_running_loop().time()
             connection = await self._pool.getconn(max(left, 0.05))
         except (PoolTimeout, TooManyRequests, PoolClosed) as error:
-            self._hopeless |= isinstance(error, PoolTimeout) and self.reason == AWAY
+            in_vain = whole and isinstance(error, PoolTimeout)
+            self._hopeless |= in_vain and self.reason == AWAY
             raise Unavailable(type(error).__name__) from None
         try:
             yield connection

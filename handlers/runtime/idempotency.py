@@ -50,7 +50,7 @@ async def once(door: Door, key: Key, run: Run) -> Answer:
     end, again = loop.time() + PATIENCE, False
     while True:
         try:
-            return await _attempt(replace(door, patience=end - loop.time()), key, run, again)
+            return await _attempt(door, key, run, again)
         except Unavailable as error:
             if not error.lost or loop.time() + PAUSE >= end:
                 raise
@@ -58,8 +58,8 @@ async def once(door: Door, key: Key, run: Run) -> Answer:
             # The lost one may hold its lock until the server notices.
             if not again or problem.code != IN_USE or loop.time() + PAUSE >= end:
                 raise
-        again = True
         await asyncio.sleep(PAUSE)
+        again, door = True, replace(door, patience=end - loop.time())
 
 
 async def _attempt(door: Door, key: Key, run: Run, again: bool) -> Answer:
