@@ -96,6 +96,7 @@ def test_a_first_and_a_second_run_of_a_clone(tree: Path) -> None:
     with running(tree) as run:
         ready(run)
         assert f"{run.url}/ui" in run.said()
+        assert "Metrics" not in run.said()
         assert f"curl -X POST {run.url}/auth/guest" in run.said()
         assert httpx.get(f"{run.url}/ui").status_code == 200
         (key,) = (tree / ".local" / "keys").iterdir()
@@ -112,8 +113,12 @@ def test_a_first_and_a_second_run_of_a_clone(tree: Path) -> None:
         assert not any(process.is_running() for process in postgres)
         assert "Traceback" not in run.said()
 
-    with running(tree) as run:
+    admin_port = free_port()
+    with running(tree, ADMIN_PORT=str(admin_port)) as run:
         ready(run)
+        metrics = f"http://127.0.0.1:{admin_port}/metrics"
+        assert metrics in run.said()
+        assert httpx.get(metrics).status_code == 200
         busy = seconds_of_work(run)
         kept = httpx.get(f"{run.url}/orgs/{org['id']}", headers=bearer)
         assert kept.json() == org

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from db.errors import Unavailable
+from db.errors import TooSlow, Unavailable
 from handlers.runtime.metrics import BOUNDS, METHODS, NONE, Metrics
 from handlers.security import MissingToken
 from handlers.tokens import InvalidToken
@@ -63,12 +63,23 @@ def test_refusals_count_by_reason(metrics: Metrics) -> None:
         InvalidToken("expired"),
         MissingToken(),
         Unavailable("Busy"),
+        Unavailable("Full"),
         Unavailable("the database is away"),
+        Unavailable("OperationalError", lost=True),
+        Unavailable("the migrations are behind (none of 0004)"),
+        Unavailable("DiskFull"),
+        TooSlow("QueryCanceled"),
         ValueError("of no interest"),
     ):
         metrics.refused(error)
     assert metrics.token_failures == {"expired": 1, "missing": 1}
-    assert metrics.unavailable == {"Busy": 1, "not ready": 1}
+    assert metrics.unavailable == {
+        "no_room": 2,
+        "database_away": 2,
+        "not_ready": 1,
+        "DiskFull": 1,
+        "too_slow": 1,
+    }
 
 
 def test_every_latency_that_is_aimed_at_is_a_bound() -> None:
@@ -225,7 +236,7 @@ def test_the_metrics_are_told_until_the_end_of_the_drain(
         own.process.send_signal(signal.SIGTERM)
         until(lambda: answers(f"{own.url}/ready", 503))
         assert told.samples()["covenant_stopping"] == 1
-        assert told.samples()["covenant_unavailable_total|not ready"] >= 1
+        assert told.samples()["covenant_unavailable_total|not_ready"] >= 1
         assert own.process.wait(20) == 0
         assert "Traceback" not in own.lines()
 

@@ -8,7 +8,11 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from db.errors import Unavailable
+from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
+
+from db.errors import TooSlow, Unavailable
+from db.multiplexer import Away, Busy
+from db.shares import Full
 from handlers.security import MissingToken
 from handlers.tokens import InvalidToken
 from openapi.contract import Operation
@@ -18,6 +22,11 @@ OTHER = "other"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # Seconds; the latency that an operation aims at (x-slo) is one more, so that it can be counted.
 BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+
+
+# The reasons that errors give, by their names, and the word that operators read.
+NO_ROOM = {error.__name__ for error in (Busy, Full, PoolTimeout, TooManyRequests)}
+AWAY = {Away.__name__, PoolClosed.__name__, "NotExamined", "the database is away"}
 
 
 class Metrics:
@@ -59,9 +68,20 @@ class Metrics:
         elif isinstance(error, MissingToken):
             self.token_failures["missing"] += 1
         elif isinstance(error, Unavailable):
-            # Reasons with a space are written for people, and may name anything.
-            reason = str(error)
-            self.unavailable["not ready" if " " in reason else reason] += 1
+            self.unavailable[why(error)] += 1
+
+
+def why(error: Unavailable) -> str:
+    """Return one of few words for what an operator would do something else about each time."""
+    reason = str(error)
+    if isinstance(error, TooSlow):
+        return "too_slow"
+    if reason in NO_ROOM:
+        return "no_room"
+    if reason in AWAY or error.lost:
+        return "database_away"
+    # Reasons with a space are written for people, and may name anything; others name an error.
+    return "not_ready" if " " in reason else reason
 
 
 def bounds(operations: Iterable[Operation]) -> tuple[float, ...]:
