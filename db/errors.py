@@ -8,7 +8,8 @@ DbError
 ├── Stale         it is no longer what the caller has seen
 ├── Invalid       a value that the table does not take
 └── Unavailable   not now: the database is away or busy
-    └── TooSlow   the statement took longer than it may; nothing of it was done
+    ├── TooSlow   the statement took longer than it may; nothing of it was done
+    └── Full      the database has no space left to write to; reads go on
 """
 
 from psycopg import Error, errors
@@ -67,6 +68,10 @@ class TooSlow(Unavailable):
     """The server ended the statement at its time limit."""
 
 
+class Full(Unavailable):
+    """The database has no space left: nothing was written, and reads go on."""
+
+
 _BUSY = (
     errors.LockNotAvailable,
     errors.SerializationFailure,
@@ -97,6 +102,8 @@ def meaning(error: Error) -> DbError | None:
         return NotFound() if error.diag.source_function == "ExecWithCheckOptions" else None
     if isinstance(error, errors.QueryCanceled):
         return TooSlow(type(error).__name__)
+    if isinstance(error, errors.DiskFull):
+        return Full(type(error).__name__)
     if isinstance(error, (errors.OperationalError, *_BUSY)):
         return Unavailable(type(error).__name__, lost=is_lost(error))
     return None

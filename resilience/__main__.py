@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from certify.stage import ROOT
-from resilience import database, report, roll
+from resilience import database, disk, report, roll
 from resilience.report import Row
 from resilience.scenario import NotRun, Scenario, Trial
 
-ALL = (*roll.SCENARIOS, *database.SCENARIOS)
+ALL = (*roll.SCENARIOS, *database.SCENARIOS, *disk.SCENARIOS)
 BAD, WRONG = 1, 2
 
 

@@ -181,7 +181,11 @@ def percentile(replies: Sequence[Reply], share: float) -> float:
 
 
 def tally(replies: Sequence[Reply]) -> str:
-    """Return how often each status was answered, and the first answer: `200 x 12, 503 x 3`."""
+    """Return how often each status was answered: `200 x 12, 503 x 3`."""
     statuses = sorted({reply.status for reply in replies})
-    counted = ", ".join(f"{s} x {sum(r.status == s for r in replies)}" for s in statuses)
-    return f"{counted}; first: {replies[0]}" if replies else "nothing"
+    return ", ".join(f"{s} x {sum(r.status == s for r in replies)}" for s in statuses) or "nothing"
+
+
+def told(replies: Sequence[Reply]) -> str:
+    """Return the tally, and what the first said."""
+    return f"{tally(replies)}; first: {replies[0]}" if replies else "nothing"

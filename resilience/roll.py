@@ -7,7 +7,7 @@ import threading
 import time
 
 from resilience import stage
-from resilience.load import Reply, Request, Stream, failed, loading, once, percentile, tally
+from resilience.load import Reply, Request, Stream, failed, loading, once, percentile, told
 from resilience.scenario import Scenario, Trial, until
 
 # A statement that takes 0.3 s, in the unmodified service: the name of the project asks for it.
@@ -99,7 +99,7 @@ def rolling(trial: Trial) -> None:
                 replica.stop()
     lost = failed(replies)
     trial.note(f"{len(lost)} failed of {len(replies):,}, p99 {_p99_ms(replies)} ms")
-    trial.demand(not lost, f"failed: {tally(lost)}")
+    trial.demand(not lost, f"failed: {told(lost)}")
     trial.demand(len(replies) >= least, f"only {len(replies)} requests")
 
 
@@ -164,9 +164,9 @@ def killing(trial: Trial) -> None:
     last = max((r.ended - killed for r in lost), default=0.0)
     trial.note(f"{len(reads)} reads and {len(writes)} writes failed of {len(replies):,}")
     trial.within("the last of them after", last, 2.0)
-    trial.demand(not reads, f"reads failed: {tally(reads)}")
+    trial.demand(not reads, f"reads failed: {told(reads)}")
     # Besides those in flight: what the dying process still accepted.
-    trial.demand(len(writes) <= 8, f"writes failed: {tally(writes)}")
+    trial.demand(len(writes) <= 8, f"writes failed: {told(writes)}")
 
 
 SCENARIOS = (

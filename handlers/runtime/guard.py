@@ -58,6 +58,7 @@ class Context:
     trace_id: str | None = None
     # A page for people has one of its own.
     content_security_policy: bytes = POLICY
+    reason: str | None = None  # of a 503
 
 
 class Guard:
@@ -109,6 +110,7 @@ class Guard:
             await _answer(Unavailable("the service is stopping"), context, receive, send)
         except Exception as error:
             self._metrics.refused(error)
+            context.reason = str(error) if isinstance(error, Unavailable) else None
             await _answer(error, context, receive, send)
         finally:
             self._metrics.in_flight -= 1
@@ -168,6 +170,7 @@ class Guard:
             status=context.status,
             duration_ms=round(seconds * 1000, 2),
             tenant=principal.get("org_id"),
+            reason=context.reason,
             trace_id=context.trace_id,
         )
 

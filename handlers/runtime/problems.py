@@ -6,11 +6,12 @@ from typing import Any
 
 import orjson
 
-from db.errors import Conflict, InUse, Invalid, NotFound, Stale, TooSlow, Unavailable
+from db.errors import Conflict, Full, InUse, Invalid, NotFound, Stale, TooSlow, Unavailable
 from handlers.security import MissingToken
 from handlers.tokens import InvalidToken
 
 RETRY_AFTER = 1
+FULL_RETRY_AFTER = 30  # space is made by people
 MOST_FAULTS = 50
 GUEST = "POST /auth/guest answers with a token"
 CONTRACT = "GET /openapi.json says what each operation takes"
@@ -63,6 +64,7 @@ CODES = {
     "internal-error": (500, "Internal error"),
     "unavailable": (503, "Unavailable"),
     "statement-timeout": (503, "Statement timeout"),
+    "disk-full": (503, "Disk full"),
 }
 
 
@@ -98,6 +100,9 @@ def of(error: Exception) -> Problem:
         case TooSlow():
             slow = "The database took longer than the operation may; nothing was changed"
             return Problem("statement-timeout", slow, headers={"Retry-After": str(RETRY_AFTER)})
+        case Full():
+            detail = "The database has no space left: nothing was written, and reads go on"
+            return Problem("disk-full", detail, headers={"Retry-After": str(FULL_RETRY_AFTER)})
         case Unavailable():
             return unavailable(error)
     return Problem("internal-error", "The service failed", hint="Tell the operator the request id")
