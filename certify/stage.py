@@ -155,7 +155,7 @@ auth_file = {users}
 pool_mode = transaction
 default_pool_size = {size}
 query_wait_timeout = 5
-server_login_retry = 1
+server_login_retry = 0.2
 """
     )
     command = [program, str(settings)]

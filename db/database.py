@@ -53,7 +53,8 @@ class Database:
         self.reason: str | None = "the database has not answered yet"
         self._url = url
         self._refuse = refuse
-        self._examined = asyncio.Event()
+        self._examined = False
+        self._judged = asyncio.Event()  # examined, or refused
         self._timeout = timeout
         self._connections = connections
         self._statement_timeout = statement_timeout
@@ -200,12 +201,14 @@ class Database:
             raise Unavailable(AWAY)
 
     async def _wait_until_examined(self) -> None:
-        if not self._examined.is_set():
+        if not self._examined:
             try:
-                await asyncio.wait_for(self._examined.wait(), self._timeout)
+                await asyncio.wait_for(self._judged.wait(), self._timeout)
             except TimeoutError:
                 self._hopeless |= self.reason == AWAY
                 raise Unavailable("NotExamined") from None
+            if not self._examined:
+                raise Unavailable("NotExamined")
 
     async def _watch(self) -> None:
         while True:
@@ -245,14 +248,16 @@ class Database:
         finding = await schema.examine(connection)
         if finding.refusal:
             self.reason = finding.refusal
-            self._examined.clear()
+            self._examined = False
+            self._judged.set()
             self._refuse(finding.refusal)
             return False
-        if finding.warning and not self._examined.is_set():
+        if finding.warning and not self._examined:
             log.warning(finding.warning)
         if self._reads is None:
             await self._multiplex(connection)
-        self._examined.set()
+        self._examined = True
+        self._judged.set()
         return True
 
     async def _multiplex(self, connection: AsyncConnection[Any]) -> None:

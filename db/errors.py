@@ -104,14 +104,17 @@ def meaning(error: Error) -> DbError | None:
         return TooSlow(type(error).__name__)
     if isinstance(error, errors.DiskFull):
         return Full(type(error).__name__)
-    if isinstance(error, (errors.OperationalError, *_BUSY)):
+    if isinstance(error, (errors.OperationalError, *_BUSY)) or is_lost(error):
         return Unavailable(type(error).__name__, lost=is_lost(error))
     return None
 
 
 def is_lost(error: Error) -> bool:
-    """Whether the connection broke, by libpq's own word (no SQLSTATE) or the server's last."""
+    """Whether the connection broke, by libpq's own word (no SQLSTATE) or the server's last.
+
+    An internal error without SQLSTATE is psycopg's, when a pooler hangs up with words of its own.
+    """
     state = error.sqlstate or ""
-    return isinstance(error, errors.OperationalError) and (
+    return isinstance(error, (errors.OperationalError, errors.InternalError)) and (
         not state or state.startswith(("08", "57P"))
     )

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from certify.stage import ROOT
-from resilience import database, disk, report, roll
+from resilience import database, disk, migrations, refusals, report, restore, roll, rotation
 from resilience.report import Row
 from resilience.scenario import NotRun, Scenario, Trial
 
-ALL = (*roll.SCENARIOS, *database.SCENARIOS, *disk.SCENARIOS)
+THEMES = (roll, database, disk, migrations, restore, rotation, refusals)
+ALL = tuple(scenario for theme in THEMES for scenario in theme.SCENARIOS)
 BAD, WRONG = 1, 2
 
 

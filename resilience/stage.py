@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 
 from certify import stage
-from certify.stage import StageError, free_port
+from certify.stage import ROOT, StageError, free_port
 from db import embedded, migrate, roles
 from handlers import keys
 from resilience.load import Reply, Request, once
@@ -44,12 +44,16 @@ class Postgres:
         self._running: AbstractContextManager[embedded.Server] | None = None
         self._server: embedded.Server | None = None
 
-    def prepare(self) -> None:
+    def prepare(self, *, migrated: bool = True) -> None:
         """Start, make the roles and the database, and migrate."""
         self.start()
-        roles.make_roles(self.superuser("postgres"), *self._passwords)
+        self.make_roles()
         roles.make_database(self.superuser("postgres"), DATABASE)
-        migrate.upgrade(self.owner_url)
+        if migrated:
+            migrate.upgrade(self.owner_url)
+
+    def make_roles(self) -> None:
+        roles.make_roles(self.superuser("postgres"), *self._passwords)
 
     def start(self) -> None:
         running = embedded.running(
@@ -79,13 +83,13 @@ class Postgres:
 
     @property
     def owner_url(self) -> str:
-        return self._url(roles.OWNER, self._passwords[0])
+        return self.url(roles.OWNER, self._passwords[0])
 
     @property
     def app_url(self) -> str:
-        return self._url(roles.APP, self._passwords[1])
+        return self.url(roles.APP, self._passwords[1])
 
-    def _url(self, user: str, password: str) -> str:
+    def url(self, user: str, password: str) -> str:
         return f"postgresql://{user}:{password}@127.0.0.1:{self.port}/{DATABASE}"
 
     def execute(self, sql: str) -> None:
@@ -98,12 +102,12 @@ class Postgres:
 
 @contextmanager
 def postgres(
-    folder: Path, *, fsync: bool = False, options: tuple[str, ...] = ()
+    folder: Path, *, fsync: bool = False, options: tuple[str, ...] = (), migrated: bool = True
 ) -> Iterator[Postgres]:
     """Yield a server that is ready, and stop it at the end."""
     server = Postgres(folder / "postgresql", fsync=fsync, options=options)
     try:
-        server.prepare()
+        server.prepare(migrated=migrated)
         yield server
     finally:
         server.stop()
@@ -113,7 +117,7 @@ class Service:
     """A service on a port of its own, which it keeps when it is started again."""
 
     def __init__(
-        self, folder: Path, database_url: str, tree: Path = stage.ROOT, **settings: str
+        self, folder: Path, database_url: str, tree: Path = ROOT, **settings: str
     ) -> None:
         self.port, self.tree = free_port(), tree
         self.log = folder / f"service-{self.port}.log"
@@ -176,7 +180,7 @@ class Service:
 
 @contextmanager
 def service(
-    folder: Path, database_url: str, *, ready: bool = True, tree: Path = stage.ROOT, **settings: str
+    folder: Path, database_url: str, *, ready: bool = True, tree: Path = ROOT, **settings: str
 ) -> Iterator[Service]:
     """Yield a service that runs, and stop it at the end."""
     made = Service(folder, database_url, tree, **settings)
@@ -206,6 +210,9 @@ class Tenant:
     def get(self, project: str) -> Request:
         return Request("GET", f"/orgs/{self.org}/projects/{project}", self.token)
 
+    def delete(self, project: str) -> Request:
+        return Request("DELETE", f"/orgs/{self.org}/projects/{project}", self.token)
+
 
 def tenant(port: int, name: str = "Acme") -> Tenant:
     """Sign in as a new guest and make its organization. Raises `StageError`."""
@@ -218,8 +225,12 @@ def made(reply: Reply) -> dict[str, str]:
     """Return what was created. Raises `StageError` when nothing was."""
     if reply.status != 201:
         raise StageError(f"{reply.request.path}: {reply.status} {reply.body[:200].decode()}")
-    created: dict[str, str] = json.loads(reply.body)
-    return created
+    return parsed(reply)
+
+
+def parsed(reply: Reply) -> dict[str, str]:
+    body: dict[str, str] = json.loads(reply.body)
+    return body
 
 
 HAPROXY = """

@@ -15,7 +15,7 @@ import pytest
 
 from db import migrate, schema
 from db.database import Database as Connections
-from db.errors import Conflict, DbError, NotFound, TooSlow, Unavailable, meaning
+from db.errors import Conflict, DbError, NotFound, TooSlow, Unavailable, is_lost, meaning
 from db.tenancy import Door, as_nobody, as_tenant
 from tests.fix_postgres import Database, Postgres
 from tests.fix_proxy import Proxy, proxy
@@ -699,3 +699,10 @@ def test_errors_of_the_database_mean_what_they_say(database: Database) -> None:
 )
 def test_what_is_over_when_tried_again_is_unavailable(state: str) -> None:
     assert isinstance(meaning(psycopg.errors.lookup(state)()), Unavailable)
+
+
+def test_a_connection_that_a_pooler_ends_is_lost_and_a_corrupt_table_is_not() -> None:
+    ended = psycopg.InternalError("received 2 results from command 'COMMIT'")
+    assert isinstance(meaning(ended), Unavailable)
+    assert is_lost(ended)
+    assert not is_lost(psycopg.errors.lookup("XX001")())
