@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from certify.stage import ROOT
 from handlers import keys
 from resilience import stage
 from resilience.load import Request, once
@@ -18,7 +19,7 @@ def wrong(trial: Trial) -> None:
     with stage.postgres(trial.folder) as database:
         slowest = 0.0
         for what, expected, url, settings in _faults(trial.folder, database):
-            made = stage.Service(trial.folder, url, stage.ROOT, **settings)
+            made = stage.Service(trial.folder, url, ROOT, **settings)
             began, answered = time.monotonic(), 0
             made.start(ready=False)
             while made.runs and time.monotonic() - began < 10:

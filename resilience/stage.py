@@ -116,9 +116,7 @@ def postgres(
 class Service:
     """A service on a port of its own, which it keeps when it is started again."""
 
-    def __init__(
-        self, folder: Path, database_url: str, tree: Path = ROOT, **settings: str
-    ) -> None:
+    def __init__(self, folder: Path, database_url: str, tree: Path = ROOT, **settings: str) -> None:
         self.port, self.tree = free_port(), tree
         self.log = folder / f"service-{self.port}.log"
         self.keys_dir = Path(settings.get("KEYS_DIR", folder / "keys"))

@@ -283,6 +283,24 @@ def test_a_refusal_may_come_with_a_later_migration(copy: Database) -> None:
     asyncio.run(ask())
 
 
+def test_a_later_release_may_bring_policies_that_this_one_does_not_know(copy: Database) -> None:
+    """A rollout migrates first: the replicas of the release before must serve until they go."""
+
+    async def ask() -> None:
+        async with opened(copy.app_url) as (connections, refusals):
+            await eventually(lambda: connections.reason is None)
+            with psycopg.connect(copy.superuser_url, autocommit=True) as superuser:
+                with superuser.transaction():
+                    superuser.execute("create policy later on projects for select using (false)")
+                    superuser.execute("update alembic_version set version_num = '9999'")
+                await asyncio.sleep(0.8)
+                assert refusals == []
+                superuser.execute("update alembic_version set version_num = '0001'")
+            await eventually(lambda: refusals)
+
+    asyncio.run(ask())
+
+
 def test_migrations_behind_are_a_reason_and_migrations_ahead_are_not(postgres: Postgres) -> None:
     database = postgres.database(migrated=False)
 
