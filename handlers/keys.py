@@ -75,6 +75,7 @@ class KeyRing:
         self._clock = clock
         self._keys: dict[str, bytes] = {}
         self.generation = 0
+        self.complaint = ""  # why the directory is refused, while older keys serve
         self.reload()
 
     def reload(self) -> bool:

@@ -226,6 +226,10 @@ def changed(name: str, values: str, **labels: str) -> list[dict[str, str]]:
             {"alertname": "CovenantTokensRefused", "severity": "warning"},
         ),
         (
+            changed("covenant_keys_refused", "0x10 1x20"),
+            {"alertname": "CovenantKeysRefused", "severity": "critical"},
+        ),
+        (
             changed("covenant_undeclared_answers_total", "0x10 1x20", operation="orgs.get"),
             {
                 "alertname": "CovenantUndeclaredAnswers",

@@ -3,6 +3,7 @@
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from db.errors import TooSlow, Unavailable
+from handlers import keys
 from handlers.runtime.metrics import BOUNDS, METHODS, NONE, Metrics
 from handlers.security import MissingToken
 from handlers.tokens import InvalidToken
@@ -239,6 +241,34 @@ def test_the_metrics_are_told_until_the_end_of_the_drain(
         assert told.samples()["covenant_unavailable_total|not_ready"] >= 1
         assert own.process.wait(20) == 0
         assert "Traceback" not in own.lines()
+
+
+def test_a_key_directory_that_is_refused_is_told(tmp_path: Path, database: Database) -> None:
+    port = free_port()
+    with serving(tmp_path, database.app_url, ADMIN_PORT=str(port)) as own:
+        told = Told(own, f"http://127.0.0.1:{port}")
+        assert told.samples()["covenant_keys_refused"] == 0
+        weak = own.keys_dir / "20200101T000000Z"
+        weak.write_text("changeme")
+        until(lambda: told.samples()["covenant_keys_refused"] == 1)
+        assert told.samples()["covenant_keys"] == 1
+        weak.unlink()
+        until(lambda: told.samples()["covenant_keys_refused"] == 0)
+        assert told.samples()["covenant_key_changes_total"] == 0
+        keys.create(own.keys_dir, time.time() + 60)
+        until(lambda: told.samples()["covenant_key_changes_total"] == 1)
+        assert told.samples()["covenant_keys"] == 2
+
+
+def test_what_holds_the_loop_up_is_told(tmp_path: Path, database: Database) -> None:
+    port = free_port()
+    with serving(tmp_path, database.app_url, ADMIN_PORT=str(port)) as own:
+        told = Told(own, f"http://127.0.0.1:{port}")
+        before = told.samples()["covenant_loop_late_seconds_total"]
+        own.process.send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        own.process.send_signal(signal.SIGCONT)
+        until(lambda: told.samples()["covenant_loop_late_seconds_total"] - before > 0.7)
 
 
 def test_a_database_that_is_away_is_told(tmp_path: Path) -> None:

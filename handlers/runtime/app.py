@@ -159,14 +159,13 @@ async def _lifespan(_: Any, database: Database, keys: KeyRing, traces: Any) -> A
 
 async def _reload(keys: KeyRing) -> None:
     """Follow the key directory. A complaint is made once, not every second."""
-    complaint = ""
     while True:
         await asyncio.sleep(RELOAD_KEYS)
         try:
             if keys.reload():
                 log.info("the keys changed", signing=keys.signing()[0])
-            complaint = ""
+            keys.complaint = ""
         except KeysError as error:
-            if str(error) != complaint:
-                complaint = str(error)
-                log.error(complaint)
+            if str(error) != keys.complaint:
+                keys.complaint = str(error)
+                log.error(keys.complaint)

@@ -47,6 +47,11 @@ class Exposition(Collector):
         build.add_metric([self.contract.version, self.contract.hash], 1)
         yield build
         yield _gauge("covenant_stopping", "1 from the first signal on", self.status.stopping)
+        late = CounterMetricFamily(
+            "covenant_loop_late_seconds", "By how much the event loop came late to its ticks"
+        )
+        late.add_metric([], self.metrics.late)
+        yield late
 
     def _requests(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
@@ -126,6 +131,11 @@ class Exposition(Collector):
 
     def _keys(self) -> Iterator[Metric]:
         yield _gauge("covenant_keys", "Signing keys that tokens are verified with", len(self.keys))
+        yield _gauge(
+            "covenant_keys_refused",
+            "1 while the key directory is refused and older keys serve",
+            self.keys.complaint != "",
+        )
         yield _gauge(
             "covenant_signing_key_age_seconds",
             "Since the activation of the key that signs",

@@ -1,6 +1,7 @@
 """From the first signal to the exit: not ready, then closed to new requests, then gone."""
 
 import asyncio
+import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ from handlers.runtime.settings import Settings
 from handlers.status import Status
 
 GRACE = 10
-# Ticks, of 0.1 s, from one look at the connections' deadlines to the next.
+TICK = 0.1  # uvicorn's
+# Ticks from one look at the connections' deadlines to the next.
 LOOK = 5
 
 log = structlog.get_logger("covenant.lifecycle")
@@ -27,10 +29,14 @@ class Server(uvicorn.Server):
     SIGINT, or a second signal, stops at once; requests in flight have `GRACE` seconds.
     """
 
-    def __init__(self, config: uvicorn.Config, status: Status, drain_seconds: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, status: Status, metrics: Metrics, drain_seconds: float
+    ) -> None:
         super().__init__(config)
         self._status = status
+        self._metrics = metrics
         self._drain_seconds = drain_seconds
+        self._due = math.inf
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -45,6 +51,9 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def on_tick(self, counter: int) -> bool:
+        now = asyncio.get_running_loop().time()
+        self._metrics.late += max(0.0, now - self._due)
+        self._due = now + TICK
         if self._status.refusal and not self.should_exit:
             log.critical(self._status.refusal)
             self.should_exit = True
@@ -89,4 +98,4 @@ def server(app: object, settings: Settings, status: Status, metrics: Metrics) ->
         timeout_keep_alive=75,
         timeout_graceful_shutdown=GRACE,
     )
-    return Server(config, status, settings.drain_seconds)
+    return Server(config, status, metrics, settings.drain_seconds)

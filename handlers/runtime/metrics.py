@@ -45,6 +45,7 @@ class Metrics:
             id: [0] * (len(self.bounds) + 2) for id in (*operations, NONE)
         }
         self.in_flight = 0
+        self.late = 0.0
         self.token_failures: Counter[str] = Counter()
         self.unavailable: Counter[str] = Counter()
 
