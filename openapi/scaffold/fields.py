@@ -149,8 +149,7 @@ def _schema(kind: str, of: str | None) -> dict[str, Any]:
             line, usual = (LINE, (1, 200)) if kind == "string" else (LINES, (0, 10_000))
             low, high = _span(of, *usual, 0, MOST_TEXT, int)
             least = {"minLength": low} if low else {}
-            pattern = f"^{line}{'+' if low else '*'}$"
-            return {"type": "string", **least, "maxLength": high, "pattern": pattern}
+            return {"type": "string", **least, "maxLength": high, "pattern": f"^{line}*$"}
         case "integer":
             low, high = _span(of, -EXACT, EXACT, -(2**63), 2**63 - 1, int)
             return {"type": "integer", "minimum": low, "maximum": high}
