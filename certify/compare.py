@@ -17,7 +17,8 @@ def differences(answer: Answer, double: Answer, known: Set[str], sent: Set[str])
     """Return how an answer differs from that to its double, an empty list for not at all.
 
     Outside 2xx nothing may differ but the request id. In 2xx what is made new each time may:
-    ids but those `known`, times, tokens, numbers in names, and the texts that were `sent`.
+    ids but those `known`, times, tokens, numbers in names, the texts that were `sent`, and an
+    ETag, which is of all of these.
     """
     if answer.status != double.status:
         return [f"status {answer.status}, and {double.status} for what nobody has"]
@@ -25,10 +26,11 @@ def differences(answer: Answer, double: Answer, known: Set[str], sent: Set[str])
         found = [] if _plain(answer) == _plain(double) else ["another body"]
         return found + _headers(_exact(answer), _exact(double))
     mask = _mask(known, sent)
-    found = _headers(
-        [(n, mask(v)) for n, v in _exact(answer) if n != "content-length"],
-        [(n, mask(v)) for n, v in _exact(double) if n != "content-length"],
+    ours, theirs = (
+        [(n, "<tag>" if n == "etag" else mask(v)) for n, v in _exact(one) if n != "content-length"]
+        for one in (answer, double)
     )
+    found = _headers(ours, theirs)
     return found + list(_bodies(_value(answer), _value(double), mask, "body"))
 
 

@@ -16,7 +16,8 @@ import structlog
 from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 
-from db import schema
+from db import demands, schema
+from db.demands import Demand
 from db.errors import Unavailable, is_lost
 from db.multiplexer import Away, Busy, Multiplexer, Stats
 from db.shares import Full, Places
@@ -44,6 +45,7 @@ class Database:
         url: str,
         *,
         refuse: Callable[[str], None],
+        demanded: Sequence[Demand] = (),
         connections: int = 4,
         waiting: int = 64,
         timeout: float = 2.5,
@@ -55,6 +57,7 @@ class Database:
         self._refuse = refuse
         self._examined = False
         self._judged = asyncio.Event()  # examined, or refused
+        self._demanded = demanded
         self._timeout = timeout
         self._connections = connections
         self._statement_timeout = statement_timeout
@@ -223,16 +226,23 @@ class Database:
 
     async def _follow(self, connection: AsyncConnection[Any]) -> None:
         known: str | None = ""
+        lacking: str | None = None
         while True:
             with _in_time(connection, ANSWER):
                 revision = await schema.revision(connection)
                 self._hopeless = False
-                if revision != known and not await self._examine(connection):
-                    return
+                if revision != known:
+                    if not await self._examine(connection):
+                        return
+                    # A newer release may have taken away what only it can do without.
+                    ours = self._demanded if revision == schema.head() else ()
+                    lacking = await demands.lacking(connection, ours)
                 known = revision
             if (revision or "") < schema.head():
                 reason = f"the migrations are behind ({revision or 'none'} of {schema.head()})"
                 self._say(reason, reason)
+            elif lacking:
+                self._say(lacking, lacking)
             else:
                 if self.reason:
                     await self._wake()

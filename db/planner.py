@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from db import embedded, migrate, schema, tables
+from db.demands import needed
 from db.embedded import EmbeddedError
 from db.migrate import MigrationError
 from db.plans import catalogue, changes, ddl, revision
@@ -33,7 +34,7 @@ class Plan:
 
 def plan(checked: Contract, url: str) -> Plan:
     """Compare the contract with the database of `url`, whose owner that is; nothing is changed."""
-    grants = {name: ddl.needed(checked, name) for name in checked.tables}
+    grants = {name: needed(checked, name) for name in checked.tables}
     own = {"alembic_version", *tables.metadata().tables} - checked.tables.keys()
     with catalogue.scratch(url) as connection:
         renamed = catalogue.rename(connection, checked.tables.values())

@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from db.demands import PRIVILEGES
 from db.plans import ddl
 from openapi.tables import Table
 
@@ -117,6 +118,6 @@ def _read(connection: psycopg.Connection[Any], schema: str) -> dict[str, Found]:
     for table, name, definition in connection.execute(_INDEXES):
         unique = "UNIQUE " if definition.startswith("CREATE UNIQUE") else ""
         found[table].indexes[name] = unique + definition.partition(" USING ")[2]
-    for table, privilege in connection.execute(_GRANTS, (list(ddl.PRIVILEGES),)):
+    for table, privilege in connection.execute(_GRANTS, (list(PRIVILEGES),)):
         found[table].grants.add(privilege)
     return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from db.columns import default_of, definition, quoted
+from db.demands import PRIVILEGES
 from db.plans import ddl
 from db.plans.catalogue import Found
 from openapi.tables import Column, Table, reference_name
@@ -78,7 +79,7 @@ def _made_again(name: str, found: Found) -> Iterator[str]:
     yield from (_index(name, index, found) for index in found.indexes)
     yield from ddl.secure(name)
     if found.grants:
-        yield ddl.grant(name, [p for p in ddl.PRIVILEGES if p in found.grants])
+        yield ddl.grant(name, [p for p in PRIVILEGES if p in found.grants])
 
 
 def of_table(table: Table, was: Found, now: Found, renamed: Mapping[str, str]) -> Iterator[Change]:
@@ -391,8 +392,8 @@ def _index(table: str, name: str, found: Found) -> str:
 
 
 def _grants(table: Table, was: Found, now: Found) -> Iterator[Change]:
-    more = [p for p in ddl.PRIVILEGES if p in now.grants - was.grants]
-    less = [p for p in ddl.PRIVILEGES if p in was.grants - now.grants]
+    more = [p for p in PRIVILEGES if p in now.grants - was.grants]
+    less = [p for p in PRIVILEGES if p in was.grants - now.grants]
     if more:
         grant, revoke = ddl.grant(table.name, more), ddl.revoke(table.name, more)
         yield Change(table.name, f"{', '.join(more)} granted", (grant,), (revoke,))

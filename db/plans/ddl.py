@@ -3,19 +3,9 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
 from db.columns import checks, definition, quoted
-from openapi.contract import Contract
 from openapi.tables import Column, Table, index_name, reference_name, unique_name
 
 APP = "covenant_app"
-PRIVILEGES = ("select", "insert", "update", "delete")
-# An answer shows what was written, which needs select.
-_NEEDED = {
-    "get": {"select"},
-    "post": {"insert", "select"},
-    "put": {"insert", "update", "select"},
-    "patch": {"update", "select"},
-    "delete": {"delete", "select"},
-}
 _TENANT = "(org_id = (select nullif(current_setting('app.org_id', true), '')::uuid))"
 
 
@@ -132,13 +122,6 @@ def secure(table: str) -> list[str]:
         f"\n    using      {_TENANT}"
         f"\n    with check {_TENANT}",
     ]
-
-
-def needed(contract: Contract, table: str) -> list[str]:
-    """Return the privileges that the operations of a table's tag need, no other."""
-    methods = [o.method for o in contract.operations.values() if o.tag == table]
-    every = set[str]().union(*(_NEEDED.get(method, set()) for method in methods))
-    return [privilege for privilege in PRIVILEGES if privilege in every]
 
 
 def grant(table: str, privileges: Iterable[str]) -> str:

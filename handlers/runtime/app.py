@@ -15,6 +15,7 @@ from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.resolver import Resolver
 from starlette.types import ASGIApp
 
+from db import demands
 from db.database import Database
 from handlers import resource
 from handlers.keys import KeyRing, KeysError
@@ -64,6 +65,7 @@ def create_app(
     database = (traces.database if traces else Database)(
         settings.database_url,
         refuse=status.refuse,
+        demanded=demands.of(contract),
         connections=settings.database_connections,
     )
     services = Services(

@@ -1,0 +1,76 @@
+"""What the contract's tables demand of a database, asked of one that is served from."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from openapi.contract import Contract
+
+PRIVILEGES = ("select", "insert", "update", "delete")
+MOST = 5  # that are named
+
+# An answer shows what was written, which needs select.
+_NEEDED = {
+    "get": {"select"},
+    "post": {"insert", "select"},
+    "put": {"insert", "update", "select"},
+    "patch": {"update", "select"},
+    "delete": {"delete", "select"},
+}
+
+_LACKING = """
+select d.name, c.oid is null,
+    array(select wanted from unnest(d.columns) wanted where not exists (
+        select from pg_attribute a
+        where a.attrelid = c.oid and a.attname = wanted and not a.attisdropped)),
+    array(select wanted from unnest(d.privileges) wanted
+        where not has_table_privilege(c.oid, wanted))
+from rows from (json_to_recordset(%s) as (name text, columns text[], privileges text[]))
+    with ordinality d (name, columns, privileges, n)
+left join pg_class c on c.oid = to_regclass(quote_ident(d.name))
+order by d.n"""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """One table: its columns, and the privileges that the operations need."""
+
+    name: str
+    columns: Sequence[str]
+    privileges: Sequence[str]
+
+
+def needed(contract: Contract, table: str) -> list[str]:
+    """Return the privileges that the operations of a table's tag need, no other."""
+    methods = [o.method for o in contract.operations.values() if o.tag == table]
+    every = set[str]().union(*(_NEEDED.get(method, set()) for method in methods))
+    return [privilege for privilege in PRIVILEGES if privilege in every]
+
+
+def of(contract: Contract) -> list[Demand]:
+    return [
+        Demand(name, [column.name for column in table.columns], needed(contract, name))
+        for name, table in contract.tables.items()
+    ]
+
+
+async def lacking(connection: AsyncConnection[Any], demands: Sequence[Demand]) -> str | None:
+    """Return what the contract has and the database has not, as a reason not to be ready."""
+    if not demands:
+        return None
+    wanted = json.dumps([asdict(demand) for demand in demands])
+    rows = await (await connection.execute(_LACKING, (wanted,))).fetchall()
+    found = [text for row in rows for text in _said(*row)]
+    if not found:
+        return None
+    more = [f"and {len(found) - MOST} more"] if len(found) > MOST else []
+    return f"the database lacks {', '.join(found[:MOST] + more)}: see make migration"
+
+
+def _said(name: str, absent: bool, columns: list[str], privileges: list[str]) -> list[str]:
+    if absent:
+        return [f"the contract's table {name}"]
+    return [f"the column {name}.{c}" for c in columns] + [f"{p} on {name}" for p in privileges]
