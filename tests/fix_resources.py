@@ -7,19 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
-from db import columns
 from openapi import contract
 from openapi.contract import Contract, Operation
-from openapi.tables import Table
+from tests.fix_planner import database_of
 from tests.fix_postgres import Database, Postgres
 from tests.fix_service import Service, Tenant, serving
 
 CONTRACTS = Path(__file__).parent / "contracts" / "resources"
 NAMES = sorted(file.stem for file in CONTRACTS.glob("*.yaml"))
-POLICY = "(org_id = (select nullif(current_setting('app.org_id', true), '')::uuid))"
 
 
 @dataclass
@@ -61,47 +58,12 @@ def desk(
 ) -> Iterator[Desk]:
     """Run the service of a contract from an empty database on."""
     file = CONTRACTS / f"{name}.yaml"
-    loaded, database = contract.load(file), postgres.database()
-    migrate(database, loaded)
-    command = ("-m", "tests.contracted")
+    folder, command = folders.mktemp(name), ("-m", "tests.contracted")
+    loaded, database = contract.load(file), database_of(postgres, file, folder)
     with serving(
-        folders.mktemp(name), database.app_url, command=command, CONTRACT=str(file), **settings
+        folder, database.app_url, command=command, CONTRACT=str(file), **settings
     ) as service:
         yield Desk(service, loaded, database)
-
-
-def migrate(database: Database, loaded: Contract) -> None:
-    with psycopg.connect(database.owner_url, autocommit=True) as owner:
-        for table in loaded.tables.values():
-            owner.execute(_table(table))
-
-
-def _table(table: Table) -> str:
-    """Stands in for the planner until that is there."""
-    lines = [
-        f'"{c.name}" {columns.type_of(c)}{" not null" if c.required else ""}'
-        + (" default now()" if c.name in ("created_at", "updated_at") else "")
-        for c in table.columns
-    ]
-    lines += [
-        "primary key (org_id, id)",
-        "foreign key (org_id) references organizations on delete cascade",
-    ]
-    lines += [f"unique (org_id, {', '.join(map(_quoted, key))})" for key in table.unique]
-    lines += [
-        f"foreign key (org_id, {_quoted(r.column)}) references {r.table} on delete "
-        + ("cascade" if r.on_delete == "cascade" else "no action")
-        for r in table.references
-    ]
-    return f"""create table {table.name} ({", ".join(lines)});
-        alter table {table.name} enable row level security;
-        alter table {table.name} force row level security;
-        create policy tenant_isolation on {table.name} using {POLICY} with check {POLICY};
-        grant select, insert, update, delete on {table.name} to covenant_app"""
-
-
-def _quoted(name: str) -> str:
-    return f'"{name}"'
 
 
 class Owner(Tenant):

@@ -143,24 +143,24 @@ SPOILT = {
         "handlers.system.health must be `async def`",
     ),
     "a handler that is no Python": (
-        "handlers/projects.py",
+        "handlers/orgs.py",
         ("async def get(", "def get("),
-        "handlers/projects.py:",
+        "handlers/orgs.py:",
     ),
     "a handler that needs what is not installed": (
-        "handlers/projects.py",
+        "handlers/orgs.py",
         ("from typing import Any\n", "import no_such_module\nfrom typing import Any\n"),
-        "handlers.projects cannot be imported: No module named 'no_such_module'",
+        "handlers.orgs cannot be imported: No module named 'no_such_module'",
     ),
     "a handler that asks for what is not there": (
-        "handlers/projects.py",
+        "handlers/orgs.py",
         ("async def get(org_id: str,", "async def get(org_id: str, page: int,"),
-        "handlers.projects.get asks for page, which projects.get does not have",
+        "handlers.orgs.get asks for page, which orgs.get does not have",
     ),
     "a handler that does not take a parameter": (
-        "handlers/projects.py",
-        ("async def get(org_id: str, project_id: str,", "async def get(project_id: str,"),
-        "handlers.projects.get does not take org_id of projects.get",
+        "handlers/orgs.py",
+        ("async def get(org_id: str,", "async def get("),
+        "handlers.orgs.get does not take org_id of orgs.get",
     ),
     "a public handler that asks for a principal": (
         "handlers/system.py",
