@@ -16,7 +16,11 @@ from openapi.contract import Contract, ContractError, Fault, Operation
 from openapi.rules import Place, entries, table
 
 # RFC 9110 (11.6.1 and 10.2.3) and RFC 6585 (section 4).
-HEADERS = {"401": "WWW-Authenticate", "429": "Retry-After", "503": "Retry-After"}
+HEADERS = {
+    "401": ["WWW-Authenticate"],
+    "429": ["Retry-After", "RateLimit", "RateLimit-Policy"],
+    "503": ["Retry-After"],
+}
 KEY = "idempotency-key"
 
 
@@ -43,12 +47,11 @@ def _operation(checked: Contract, operation: Operation) -> Iterator[tuple[Place,
         schema = parameter.get("schema", {})
         if parameter["in"] == "path" and schema.get("format") != "uuid" and "enum" not in schema:
             yield (), f"path parameter `{parameter['name']}` is no uuid: others can be guessed"
-    for code, name in HEADERS.items():
-        answer = operation.responses.get(code)
-        if answer is not None and name.lower() not in {
-            h.lower() for h in answer.get("headers", {})
-        }:
-            yield ("responses", code), f"{code} without the header {name}"
+    for code, names in HEADERS.items():
+        if (answer := operation.responses.get(code)) is not None:
+            for name in names:
+                if not _has_header(answer, name.lower()):
+                    yield ("responses", code), f"{code} without the header {name}"
     yield from _media(("requestBody",), operation.body or {}, "the body")
     for code, answer in operation.responses.items():
         if code.startswith("2"):

@@ -217,8 +217,13 @@ def parameters_of(document: Any, place: Place) -> dict[tuple[str, str], tuple[Pl
 
 
 def in_force(document: Any, item: Any, operation: Any) -> dict[str, Any]:
-    """Return the x- keys of an operation: those it inherits from root and path, and its own."""
+    """Return the x- keys of an operation: those it inherits from root and path, and its own.
+
+    A probe inherits no rate limit: the cluster would restart what it has asked too often.
+    """
     inherited = {key: at[key] for at in (document, item) for key in INHERITED if key in at}
+    if "x-probe" in operation:
+        inherited.pop("x-rate-limit", None)
     return inherited | {key: v for key, v in operation.items() if key.startswith("x-")}
 
 
@@ -457,6 +462,7 @@ def operations(
             if isinstance(tag, str) and tag not in declared:
                 yield (*place, "tags", i), f"tag `{tag}` is not declared in the contract's tags"
         yield from _responses(document, place, item, operation)
+        yield from _rate_limit(document, place, item, operation)
     for place, kind, node in objects:
         target = node.get("operationId")
         if kind == "link" and isinstance(target, str) and target not in ids:
@@ -479,6 +485,16 @@ def _responses(document: Any, place: Place, item: Any, operation: Any) -> Iterat
     codes = {code for some, condition in needed.items() if condition for code in some.split()}
     if missing := sorted(codes - answers.keys()):
         yield (*place, "responses"), f"lacks {_listed(missing, 'and')}"
+
+
+def _rate_limit(document: Any, place: Place, item: Any, operation: Any) -> Iterator[Finding]:
+    own = (*place, "x-rate-limit")
+    if "x-rate-limit" in operation and "x-probe" in operation:
+        yield own, "a probe has no limit: it asks for ever"
+    limit = table(in_force(document, item, operation), "x-rate-limit")
+    if limit.get("key") == "tenant" and not operation.get("security", document.get("security")):
+        where = own if "x-rate-limit" in operation else place
+        yield where, "a public operation has no tenant to count: write `key: client`"
 
 
 def security(document: Any, objects: list[Object]) -> Iterator[Finding]:

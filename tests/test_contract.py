@@ -379,6 +379,20 @@ def test_timeouts_limits_and_objectives_are_inherited_and_overridden(scratch: Pa
     }
 
 
+def test_a_probe_inherits_no_rate_limit(shipped: contract.Contract, scratch: Path) -> None:
+    document = deepcopy(shipped.document)
+    document["x-rate-limit"] = {"limit": 9, "per": 1}
+    for declared in shipped.operations.values():
+        operation = document["paths"][declared.path][declared.method]
+        operation["responses"]["429"] = {"$ref": "#/components/responses/TooManyRequests"}
+    scratch.write_text(json.dumps(document))
+    limited = {
+        id: "x-rate-limit" in operation.extensions
+        for id, operation in contract.load(scratch, None).operations.items()
+    }
+    assert [id for id in limited if not limited[id]] == ["system.health", "system.ready"]
+
+
 def test_a_parameter_of_the_operation_replaces_that_of_its_path(
     shipped: contract.Contract, scratch: Path
 ) -> None:

@@ -39,6 +39,11 @@ def refusal(**environment: str) -> list[str]:
         *[("DRAIN_SECONDS", bad) for bad in ("-1", "301", "nan", "inf", "soon")],
         *[("GUEST_LIMIT", bad) for bad in ("many", "20", "-1/minute", "0/minute", "20/lustrum")],
         ("GUEST_LIMIT", "1/second;20/minute"),
+        *[
+            ("REDIS_URL", f"{bad}?x={SECRET}")
+            for bad in ("http://a", "redis://", "redis://a:b", "redis://a/b", "redis://a/0")
+        ],
+        *[("REDIS_URL", bad) for bad in ("localhost:6379", "redis://a#b", "unix:///run/redis")],
         *[("TRUSTED_PROXIES", bad) for bad in ("10.0.0.0/33", "proxy", "::1, x", SECRET, "*")],
         *[("CORS_ORIGINS", bad) for bad in ("*", "null", "app.example.com", "https://a/b", SECRET)],
         *[

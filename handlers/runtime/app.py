@@ -20,6 +20,7 @@ from db.database import Database
 from handlers import resource
 from handlers.keys import KeyRing, KeysError
 from handlers.runtime import admin, schemas
+from handlers.runtime.counts import Shared
 from handlers.runtime.docs import Docs
 from handlers.runtime.exposition import Exposition, render
 from handlers.runtime.guard import Guard
@@ -68,10 +69,11 @@ def create_app(
         demanded=demands.of(contract),
         connections=settings.database_connections,
     )
+    shared = Shared(settings.redis_url) if settings.redis_url else None
     services = Services(
         database=database,
         contract=contract,
-        limits=Limits(settings.guest_limit),
+        limits=Limits(contract.name, shared, settings.guest_limit),
         validate_responses=settings.validate_responses,
         lent={
             "clock": clock,
@@ -85,7 +87,7 @@ def create_app(
     operations = {id: _operation(o, contract, services) for id, o in contract.operations.items()}
     app = AsyncApp(
         "covenant",
-        lifespan=partial(_lifespan, database=database, keys=keys, traces=traces),
+        lifespan=partial(_lifespan, database=database, keys=keys, shared=shared, traces=traces),
         middlewares=[
             LifespanMiddleware,
             partial(
@@ -147,14 +149,20 @@ def _stored(schema: Mapping[str, Any]) -> schemas.Check:
 
 
 @asynccontextmanager
-async def _lifespan(_: Any, database: Database, keys: KeyRing, traces: Any) -> AsyncIterator[None]:
+async def _lifespan(
+    _: Any, database: Database, keys: KeyRing, shared: Shared | None, traces: Any
+) -> AsyncIterator[None]:
     await database.open()
+    if shared:
+        await shared.open()
     reloading = asyncio.create_task(_reload(keys))
     try:
         yield
     finally:
         reloading.cancel()
         await database.close()
+        if shared:
+            await shared.close()
         if traces:
             await traces.close()
 

@@ -38,7 +38,9 @@ SECURITY_HEADERS = [
 POLICY = b"default-src 'none'; frame-ancestors 'none'"
 CORS_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 CORS_HEADERS = b"Authorization, Content-Type, Idempotency-Key, If-Match, X-Request-Id"
-CORS_EXPOSED = b"ETag, Idempotency-Replayed, Location, Retry-After, X-Request-Id"
+CORS_EXPOSED = (
+    b"ETag, Idempotency-Replayed, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
+)
 
 Watched = dict[bytes, list[bytes]]
 
@@ -59,6 +61,8 @@ class Context:
     # A page for people has one of its own.
     content_security_policy: bytes = POLICY
     reason: str | None = None  # of a 503
+    # Of the answer, whatever it will be.
+    fields: Sequence[tuple[bytes, bytes]] = ()
 
 
 class Guard:
@@ -125,6 +129,7 @@ class Guard:
                 own += SECURITY_HEADERS
                 own.append((b"content-security-policy", context.content_security_policy))
                 own.append((b"x-request-id", context.request_id.encode()))
+                own += context.fields
                 if self._origins:
                     own += self._cors(sent)
                 if self._status.stopping:

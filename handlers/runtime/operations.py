@@ -74,7 +74,10 @@ class Operation:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         principal = scope["extensions"].get("connexion_context", {}).get("token_info")
         if self._limit:
-            await self._limit(scope["covenant"].client, principal)
+            context = scope["covenant"]
+            fields: bodies.Headers = []
+            context.fields = fields
+            await self._limit(context.client, principal, fields)
         arguments, faults = self._arguments(scope)
         if self._read_body:
             arguments["body"], found = await self._read_body(scope["headers"], receive)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import parse_qs, urlsplit
 
-import limits
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
     AfterValidator,
@@ -20,6 +20,8 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
+
+from handlers.runtime.counts import Rate
 
 Network = IPv4Network | IPv6Network
 CLOSE = 0.85
@@ -73,14 +75,27 @@ def _collector(value: str) -> str:
     return value
 
 
-def _guest_limit(value: str) -> str:
-    if value != "off":
-        try:
-            parsed = limits.parse_many(value)
-        except ValueError:
-            parsed = []
-        if len(parsed) != 1 or parsed[0].amount < 1:
-            raise ValueError("is neither `off` nor a limit such as 20/minute")
+def _guest_limit(value: str) -> str | Rate:
+    if value == "off":
+        return value
+    units = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+    read = re.fullmatch(r"([1-9][0-9]{0,5}) ?(?:/|per) ?(second|minute|hour|day)", value)
+    if not read:
+        raise ValueError("is neither `off` nor a limit such as 20/minute")
+    return Rate(int(read[1]), units[read[2]])
+
+
+def _redis_url(value: str) -> str:
+    try:
+        url = urlsplit(value)
+        database = re.fullmatch("/?[0-9]{0,4}", url.path) is not None
+        good = database and url.hostname and url.port != 0 and not url.fragment
+    except ValueError:
+        good = False
+    if not good or not value.startswith(("redis://", "rediss://")):
+        raise ValueError("is not a URL such as rediss://user:password@host:6379/0")
+    if url.query and parse_qs(url.query).keys() != {"ssl_ca_certs"}:
+        raise ValueError("may have the option ssl_ca_certs, and no other")
     return value
 
 
@@ -100,7 +115,8 @@ class Settings(BaseModel):
     port: Annotated[int, Number, Field(ge=0, le=65535)] = 8080
     admin_port: Annotated[int, Number, Field(ge=1, le=65535)] | None = None
     token_ttl: Annotated[int, Number, Field(ge=1, le=86400)] | None = None
-    guest_limit: Annotated[str, AfterValidator(_guest_limit)] | None = None
+    guest_limit: Annotated[Any, AfterValidator(_guest_limit)] | None = None
+    redis_url: Annotated[str | None, AfterValidator(_redis_url), Field(repr=False)] = None
     trusted_proxies: Annotated[
         tuple[Any, ...], BeforeValidator(_listed), AfterValidator(_networks)
     ] = ()

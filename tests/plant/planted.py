@@ -29,6 +29,22 @@ async def slow_transaction(nobody: Door) -> dict[str, str]:
     return {"seen": "slept"}
 
 
+async def by_client(n: int | None = None) -> dict[str, str]:
+    return {"seen": repr(n)}
+
+
+async def by_tenant(token_info: dict[str, Any]) -> dict[str, str]:
+    return {"seen": token_info["org_id"]}
+
+
+async def shared() -> dict[str, str]:
+    return {"seen": "shared"}
+
+
+async def closed() -> dict[str, str]:
+    return {"seen": "closed"}
+
+
 async def wrong() -> dict[str, Any]:
     return {"undeclared": "canary"}
 
