@@ -18,7 +18,7 @@ from db.demands import needed
 from db.embedded import EmbeddedError
 from db.migrate import MigrationError
 from db.plans import catalogue, changes, ddl, revision
-from db.plans.changes import Change
+from db.plans.change import Change
 from openapi import contract
 from openapi.contract import Contract, ContractError, Fault
 from openapi.rules import Place, at, table

@@ -32,17 +32,21 @@ class Postgres:
         user, password = user or parts["user"], password or parts["password"]
         return f"postgresql://{user}:{password}@{parts['host']}:{parts['port']}/{database}"
 
-    def database(self, *, migrated: bool = True) -> "Database":
-        """Make an empty database, by default at the newest revision."""
+    def database(self, *, migrated: bool = True, template: str | None = None) -> "Database":
+        """Make an empty database, by default at the newest revision, or a copy of `template`."""
         name = f"covenant_test_{secrets.token_hex(4)}"
-        roles.make_database(self.superuser_url, name)
+        if template:
+            with psycopg.connect(self.superuser_url, autocommit=True) as superuser:
+                superuser.execute(f"create database {name} owner {roles.OWNER} template {template}")
+        else:
+            roles.make_database(self.superuser_url, name)
         database = Database(
             name,
             superuser_url=self.url(name),
             owner_url=self.url(name, roles.OWNER, self.owner_password),
             app_url=self.url(name, roles.APP, self.app_password),
         )
-        if migrated:
+        if migrated and not template:
             migrate.upgrade(database.owner_url)
         return database
 

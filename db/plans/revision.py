@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from db.plans.changes import MADE, Change
+from db.plans.change import MADE, Change
 
 _HEAD = '''"""{title}"""
 
