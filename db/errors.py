@@ -9,7 +9,7 @@ DbError
 ├── Invalid       a value that the table does not take
 └── Unavailable   not now: the database is away or busy
     ├── TooSlow   the statement took longer than it may; nothing of it was done
-    └── Full      the database has no space left to write to; reads go on
+    └── DiskFull  the database has no space left to write to; reads go on
 """
 
 from psycopg import Error, errors
@@ -68,7 +68,7 @@ class TooSlow(Unavailable):
     """The server ended the statement at its time limit."""
 
 
-class Full(Unavailable):
+class DiskFull(Unavailable):
     """The database has no space left: nothing was written, and reads go on."""
 
 
@@ -103,7 +103,7 @@ def meaning(error: Error) -> DbError | None:
     if isinstance(error, errors.QueryCanceled):
         return TooSlow(type(error).__name__)
     if isinstance(error, errors.DiskFull):
-        return Full(type(error).__name__)
+        return DiskFull(type(error).__name__)
     if isinstance(error, (errors.OperationalError, *_BUSY)) or is_lost(error):
         return Unavailable(type(error).__name__, lost=is_lost(error))
     return None

@@ -12,11 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from certify.stage import ROOT
-from resilience import database, disk, migrations, refusals, report, restore, roll, rotation
+from resilience import (
+    clocks,
+    database,
+    disk,
+    migrations,
+    refusals,
+    report,
+    restore,
+    retries,
+    roll,
+    rotation,
+    soak,
+)
 from resilience.report import Row
 from resilience.scenario import NotRun, Scenario, Trial
 
-THEMES = (roll, database, disk, migrations, restore, rotation, refusals)
+THEMES = (roll, database, retries, disk, migrations, restore, rotation, clocks, refusals, soak)
 ALL = tuple(scenario for theme in THEMES for scenario in theme.SCENARIOS)
 BAD, WRONG = 1, 2
 

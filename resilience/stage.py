@@ -121,7 +121,7 @@ class Service:
         self.log = folder / f"service-{self.port}.log"
         self.keys_dir = Path(settings.get("KEYS_DIR", folder / "keys"))
         if not self.keys_dir.exists():
-            keys.create(self.keys_dir, time.time() - 60)
+            keys.create(self.keys_dir, time.time() - 86_400)
         self.settings = {
             "DATABASE_URL": database_url,
             "KEYS_DIR": str(self.keys_dir),

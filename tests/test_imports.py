@@ -25,7 +25,7 @@ ALLOWED = {
     "handlers.runtime": ("handlers", "db", "openapi"),
     "codegen": ("codegen", "openapi"),
     "certify": ("certify", "db", "openapi"),
-    "resilience": ("resilience", "certify", "db", "openapi", "handlers.keys"),
+    "resilience": ("resilience", "certify", "db", "openapi", "handlers.keys", "handlers.tokens"),
 }
 # They are chosen by name when the service runs: by the contract, or by the command.
 DISPATCHERS = {"handlers/runtime/app.py", "handlers/runtime/__main__.py"}

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from db.errors import Unavailable
 from handlers.runtime import bodies, problems
 from handlers.runtime.answers import PROBLEM, send_answer
-from handlers.runtime.metrics import Metrics
+from handlers.runtime.metrics import Metrics, why
 from handlers.runtime.problems import Problem
 from handlers.runtime.proxies import client_of
 from handlers.runtime.settings import Network
@@ -114,7 +114,7 @@ class Guard:
             await _answer(Unavailable("the service is stopping"), context, receive, send)
         except Exception as error:
             self._metrics.refused(error)
-            context.reason = str(error) if isinstance(error, Unavailable) else None
+            context.reason = why(error) if isinstance(error, Unavailable) else None
             await _answer(error, context, receive, send)
         finally:
             self._metrics.in_flight -= 1

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
-from db.errors import TooSlow, Unavailable
+from db.errors import DiskFull, TooSlow, Unavailable
 from db.multiplexer import Away, Busy
 from db.shares import Full
 from handlers.security import MissingToken
@@ -77,6 +77,8 @@ def why(error: Unavailable) -> str:
     reason = str(error)
     if isinstance(error, TooSlow):
         return "too_slow"
+    if isinstance(error, DiskFull):
+        return "disk_full"
     if reason in NO_ROOM:
         return "no_room"
     if reason in AWAY or error.lost:

@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 
-from db.errors import Conflict, Full, InUse, Invalid, NotFound, Stale, TooSlow, Unavailable
+from db.errors import Conflict, DiskFull, InUse, Invalid, NotFound, Stale, TooSlow, Unavailable
 from handlers.security import MissingToken
 from handlers.tokens import InvalidToken
 
@@ -100,7 +100,7 @@ def of(error: Exception) -> Problem:
         case TooSlow():
             slow = "The database took longer than the operation may; nothing was changed"
             return Problem("statement-timeout", slow, headers={"Retry-After": str(RETRY_AFTER)})
-        case Full():
+        case DiskFull():
             detail = "The database has no space left: nothing was written, and reads go on"
             return Problem("disk-full", detail, headers={"Retry-After": str(FULL_RETRY_AFTER)})
         case Unavailable():
