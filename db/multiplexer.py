@@ -6,8 +6,10 @@ libpq pipeline mode). Limits are bound per request too, which holds behind every
 """
 
 import asyncio
+import os
 import random
 import re
+import socket
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from db.shares import Shares
 
 NAMES = 200  # prepared statements per connection; what comes later is parsed each time
 STUCK = 0.05  # from this age of a statement on, nothing new is sent behind it
+TOGETHER = 0.002  # reads share a connection for so long; writes do not, to commit side by side
 PAUSES = 0.02, 0.5  # first and longest, between two attempts to connect
 ROWS = 2_000  # converted at a time, so that a large result lets others in
 # Other SQL may outlast the Sync (set, begin, listen, declare) or wedge the pipeline (copy).
@@ -97,6 +100,8 @@ class _Link:
         self.loop, self.pg = asyncio.get_running_loop(), self.connection.pgconn
         self.fd = self.pg.socket
         self.room = min(self.depth, self.ahead / self.pace)
+        self.corked = _corked(self.fd)
+        self.held = 0  # flights of this turn of the event loop, not yet on their way
         self.pg.nonblocking = 1
         self.pg.enter_pipeline_mode()
         self.loop.add_reader(self.fd, self.receive)
@@ -129,7 +134,17 @@ class _Link:
             flight.prepares, flight.due = True, flight.due + 2
         self.pg.send_query_prepared(name, parameters)
 
+    def _push(self) -> None:
+        """Let go what this turn of the event loop has sent, so that the server wakes up once."""
+        self.held = 0
+        if self.corked and not self.gone.is_set():
+            for on in (0, 1):
+                self.corked.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+
     def _flush(self) -> None:
+        if not self.held:
+            self.loop.call_soon(self._push)
+        self.held += 1
         try:
             full = bool(self.pg.flush())
         except psycopg.Error as error:
@@ -186,6 +201,8 @@ class _Link:
         self.links.remove(self)
         self.loop.remove_reader(self.fd)
         self.loop.remove_writer(self.fd)
+        if self.corked:
+            self.corked.close()
         self.pg.finish()
         while self.flights:
             spare = (flight := self.flights.popleft()).spare
@@ -339,8 +356,11 @@ class Multiplexer:
         now, best, least = asyncio.get_running_loop().time(), None, self._depth
         for link in self._links:
             count = len(link.flights)
-            fits = count < least and count < link.room and not link.suspect
-            if fits and (not count or now - link.since < STUCK):
+            if count >= link.room or link.suspect or (count and now - link.since >= STUCK):
+                continue
+            if self._read_only and link.held and link.held * link.pace < TOGETHER:
+                return link
+            if count < least:
                 best, least = link, count
         return best
 
@@ -417,6 +437,19 @@ class Multiplexer:
                 pause = PAUSES[0]
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
             pause = min(2 * pause, longest)
+
+
+def _corked(fd: int) -> socket.socket | None:
+    """Return the socket, told to hold back what is sent to it (tcp(7), TCP_CORK); None: it cannot.
+
+    Most of what a small request costs is waking up the server's process.
+    """
+    end = socket.socket(fileno=os.dup(fd))
+    if hasattr(socket, "TCP_CORK") and end.family in (socket.AF_INET, socket.AF_INET6):
+        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        return end
+    end.close()
+    return None
 
 
 def _ends_session(error: PGresult) -> bool:

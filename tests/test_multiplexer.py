@@ -403,6 +403,32 @@ async def test_reads_behind_a_slow_one_are_answered_by_another_connection(way: W
 
 
 @direct
+async def test_quick_reads_of_one_turn_share_a_connection_and_slow_ones_do_not(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiplexer, "TOGETHER", 0.05)  # this machine may be busy
+    async with opened(way, connections=4, read_only=True) as reader:
+        await asyncio.gather(*[reader.fetch([], PID) for _ in range(50)])
+        together = await asyncio.gather(*[reader.fetch([], PID) for _ in range(4)])
+        assert len({rows[0][0] for rows in together}) == 1
+        slow = f"{PID} from pg_sleep(0.1)"
+        for _ in range(6):
+            await asyncio.gather(*[reader.fetch([], slow) for _ in range(4)])
+        apart = await asyncio.gather(*[reader.fetch([], slow) for _ in range(4)])
+        assert len({rows[0][0] for rows in apart}) == 4
+
+
+@direct
+async def test_a_socket_that_cannot_be_corked_serves_all_the_same(
+    way: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(socket, "TCP_CORK")
+    async with opened(way, read_only=True) as reader:
+        answers = await asyncio.gather(*[reader.fetch([], f"select {n}") for n in range(100)])
+        assert answers == [[(b"%d" % n,)] for n in range(100)]
+
+
+@direct
 async def test_nothing_is_sent_behind_a_statement_that_has_been_running(way: Way) -> None:
     async with opened(way, timeout=5) as driver:
         slow = [asyncio.create_task(driver.fetch([], "select pg_sleep(1)"))]
@@ -634,8 +660,10 @@ async def test_a_read_is_not_sent_again_to_a_connection_that_is_ending_too(
 ) -> None:
     async with opened(way, read_only=True) as reader:
         sql = "select pg_backend_pid() from pg_sleep(0.02)"
-        pids = await asyncio.gather(*[reader.fetch([], sql) for _ in range(2)])
-        first, second = (int(rows[0][0] or 0) for rows in pids)
+        one = asyncio.create_task(reader.fetch([], sql))
+        await asyncio.sleep(0.005)  # reads of one turn of the event loop share a connection
+        pids = [await reader.fetch([], sql), await one]
+        second, first = (int(rows[0][0] or 0) for rows in pids)
         assert first != second
         os.kill(second, signal.SIGSTOP)
         try:
