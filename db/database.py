@@ -42,7 +42,7 @@ class Database:
 
     def __init__(
         self,
-        url: str,
+        url: str | Callable[[], str],
         *,
         refuse: Callable[[str], None],
         demanded: Sequence[Demand] = (),
@@ -53,7 +53,7 @@ class Database:
         cursor_factory: type[AsyncRawCursor[Any]] = AsyncRawCursor,
     ) -> None:
         self.reason: str | None = "the database has not answered yet"
-        self._url = url
+        self._url = url if callable(url) else lambda: url
         self._refuse = refuse
         self._examined = False
         self._judged = asyncio.Event()  # examined, or refused
@@ -67,7 +67,7 @@ class Database:
         self._hopeless = False  # somebody has waited in vain for the database
         self._places = Places(connections, waiting)
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
-            url,
+            self._url,
             open=False,
             min_size=1,
             max_size=connections + 1,
@@ -217,7 +217,7 @@ class Database:
         while True:
             try:
                 async with await AsyncConnection.connect(
-                    self._url, autocommit=True, prepare_threshold=None, connect_timeout=CONNECT
+                    self._url(), autocommit=True, prepare_threshold=None, connect_timeout=CONNECT
                 ) as connection:
                     await self._follow(connection)
             except (psycopg.Error, OSError, TimeoutError) as error:

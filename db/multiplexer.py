@@ -217,7 +217,7 @@ class _Link:
 class Multiplexer:
     def __init__(
         self,
-        conninfo: str,
+        conninfo: str | Callable[[], str],
         *,
         connections: int = 2,
         express: bool = False,
@@ -240,7 +240,7 @@ class Multiplexer:
         PgBouncer may part a request from its settings while an earlier one runs (its issue 759).
         Before PgBouncer 1.21 `prepare` must be False.
         """
-        self._conninfo = make_conninfo(conninfo, connect_timeout=5, client_encoding="utf8")
+        self._conninfo = conninfo if callable(conninfo) else lambda: conninfo
         self._connections, self._express = connections, express
         self._depth, self._most_waiting = depth if prepare else 1, waiting
         self._ahead = ahead
@@ -426,7 +426,10 @@ class Multiplexer:
         while True:
             began = loop.time()
             try:
-                connection = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+                conninfo = make_conninfo(
+                    self._conninfo(), connect_timeout=5, client_encoding="utf8"
+                )
+                connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
                 link = _Link(connection, self._links, depth, self._ahead, self._dispatch)
                 self._dispatch()
                 await link.gone.wait()

@@ -67,22 +67,22 @@ class Wallet:
 
 
 def password(trial: Trial) -> None:
-    """The password file that libpq reads at each connection is replaced with the password."""
+    """The role's password changes, the mounted Secret a little later, and then all sign in anew."""
     with stage.postgres(trial.folder) as database:
-        file = trial.folder / "pgpass"
-        url = database.app_url
-        user, _, rest = url.removeprefix("postgresql://").partition(":")
+        file = trial.folder / "url"
+        user, _, rest = database.app_url.removeprefix("postgresql://").partition(":")
         place = rest.partition("@")[2]
-        _write(file, rest.partition("@")[0])
-        with stage.service(trial.folder, f"postgresql://{user}@{place}?passfile={file}") as service:
+        _write(file, database.app_url)
+        with stage.service(trial.folder, "", DATABASE_URL_FILE=str(file)) as service:
             acme = stage.tenant(service.port)
             read = Stream("read", lambda _: acme.list(), 8, 0.01)
             with loading(service.port, read, keyed(acme)) as load:
                 for _ in range(1 if trial.short else 5):
                     time.sleep(0.5)
                     new = secrets.token_hex(16)
-                    _write(file, new)
                     database.execute(f"alter role {user} password '{new}'")
+                    time.sleep(0.2)
+                    _write(file, f"postgresql://{user}:{new}@{place}")
                     # Those that were connected with the old one must come back with the new one.
                     database.execute(
                         "select pg_terminate_backend(pid) from pg_stat_activity"
@@ -95,10 +95,9 @@ def password(trial: Trial) -> None:
         trial.demand(not failed(replies), f"failed: {told(failed(replies))}")
 
 
-def _write(file: Path, secret: str) -> None:
+def _write(file: Path, url: str) -> None:
     draft = file.with_suffix(".new")
-    draft.touch(0o600)
-    draft.write_text(f"*:*:*:*:{secret}\n")
+    draft.write_text(url)
     draft.rename(file)
 
 

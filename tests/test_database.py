@@ -13,7 +13,7 @@ import httpx
 import psycopg
 import pytest
 
-from db import migrate, schema
+from db import address, migrate, schema
 from db.database import Database as Connections
 from db.errors import Conflict, DbError, NotFound, TooSlow, Unavailable, is_lost, meaning
 from db.tenancy import Door, as_nobody, as_tenant
@@ -63,7 +63,9 @@ def role(postgres: Postgres, rights: str) -> Iterator[str]:
 
 
 @asynccontextmanager
-async def opened(url: str, **options: Any) -> AsyncIterator[tuple[Connections, list[str]]]:
+async def opened(
+    url: str | Callable[[], str], **options: Any
+) -> AsyncIterator[tuple[Connections, list[str]]]:
     refusals: list[str] = []
     connections = Connections(url, refuse=refusals.append, **options)
     await connections.open()
@@ -321,7 +323,11 @@ def test_migrations_behind_are_a_reason_and_migrations_ahead_are_not(postgres: P
     asyncio.run(ask())
 
 
-def run(url: str, ask: Callable[[Connections], Coroutine[Any, Any, None]], **options: Any) -> None:
+def run(
+    url: str | Callable[[], str],
+    ask: Callable[[Connections], Coroutine[Any, Any, None]],
+    **options: Any,
+) -> None:
     async def main() -> None:
         async with opened(url, **options) as (connections, _):
             await eventually(lambda: connections.reason is None)
@@ -417,6 +423,47 @@ def test_a_door_may_have_a_limit_of_its_own(database: Database) -> None:
                         await tx.fetch("select pg_sleep(0.4)")
 
     run(database.app_url, ask, connections=1, statement_timeout=0.2)
+
+
+def test_a_changed_address_is_followed(database: Database, tmp_path: Path) -> None:
+    file = tmp_path / "url"
+
+    async def ask(connections: Connections, first: Proxy, second: Proxy) -> None:
+        org = "01939b1e-7a00-7000-8000-00000000ac3e"
+        reader = as_tenant(connections, org, read_only=True)
+        assert await reader.fetch("select 1") == [(b"1",)]
+        file.write_text(second.url(database.app_url))
+        second.open()
+        assert await reader.fetch("select 1") == [(b"1",)]
+        first.close()
+        assert await reader.fetch("select 1") == [(b"1",)]
+        async with reader.transaction() as tx:
+            assert await tx.fetch("select 1") == [(b"1",)]
+        await eventually(lambda: connections.reason is None)
+        file.write_text("nonsense with a secret")
+        second.close()
+        await eventually(lambda: connections.reason)
+        file.write_text(second.url(database.app_url))
+        second.open()
+        await eventually(lambda: connections.reason is None)
+
+    with proxy(database.app_url) as first, proxy(database.app_url) as second:
+        first.open()
+        file.write_text(first.url(database.app_url))
+        run(address.in_file(file), lambda connections: ask(connections, first, second))
+
+
+@pytest.mark.parametrize("content", [None, b"\xff", b"nonsense s3cret", b"postgresql://[s3cret"])
+def test_a_file_without_an_address_is_told_without_its_content(
+    tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / "url"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(psycopg.OperationalError) as error:
+        address.in_file(file)()
+    assert str(error.value) == f"no URL of a database in {file}"
+    assert error.value.__suppress_context__
 
 
 def test_nothing_that_was_bound_stays_on_the_connection(database: Database) -> None:

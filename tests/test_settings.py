@@ -112,6 +112,43 @@ def test_everything_that_is_missing_or_wrong_is_said_at_once() -> None:
     ]
 
 
+def test_the_url_of_the_database_may_be_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text(f"{URL}\n")
+    read = settings.read({"DATABASE_URL_FILE": str(file), "KEYS_DIR": "/keys"})
+    assert (read.database_url, read.database_url_file) == (URL, file)
+    assert SECRET not in repr(read)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "cannot read "),
+        (b"\xff", "cannot read "),
+        (b"", "is not a URL such as "),
+        (f"mysql://a:{SECRET}@b/c".encode(), "is not a URL such as "),
+        (f"postgresql://a:{SECRET}@b:notaport/c?no=1".encode(), "is not a URL that libpq"),
+    ],
+)
+def test_a_file_without_a_url_is_refused(
+    tmp_path: Path, content: bytes | None, reason: str
+) -> None:
+    file = tmp_path / "url"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(SettingsError) as refused:
+        settings.read({"DATABASE_URL_FILE": str(file), "KEYS_DIR": "/keys"})
+    (line,) = str(refused.value).splitlines()
+    assert line.startswith(f"DATABASE_URL_FILE: {reason}")
+    assert SECRET not in line
+
+
+def test_two_urls_of_the_database_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "url").write_text(URL)
+    with pytest.raises(SettingsError, match="is given, and so is DATABASE_URL"):
+        settings.read({**GOOD, "DATABASE_URL_FILE": str(tmp_path / "url")})
+
+
 def test_settings_do_not_change_and_do_not_tell_their_secrets() -> None:
     read = settings.read(GOOD)
     assert SECRET not in repr(read)

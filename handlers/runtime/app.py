@@ -15,7 +15,7 @@ from connexion.middleware.lifespan import LifespanMiddleware
 from connexion.resolver import Resolver
 from starlette.types import ASGIApp
 
-from db import demands
+from db import address, demands
 from db.database import Database
 from handlers import resource
 from handlers.keys import KeyRing, KeysError
@@ -64,7 +64,7 @@ def create_app(
     terms = Terms(contract.token["issuer"], contract.token["audience"], lifetime)
     traces = _traces(settings, contract)
     database = (traces.database if traces else Database)(
-        settings.database_url,
+        address.in_file(file) if (file := settings.database_url_file) else settings.database_url,
         refuse=status.refuse,
         demanded=demands.of(contract),
         connections=settings.database_connections,

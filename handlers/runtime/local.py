@@ -24,6 +24,7 @@ LOCAL = Path(".local")
 DATABASE = "covenant"
 # What is made here when it is not given; until then these stand for it.
 MADE = {"DATABASE_URL": "postgresql://", "KEYS_DIR": str(LOCAL / "keys")}
+SERVING = {"DATABASE_URL", "DATABASE_URL_FILE"}
 INTERRUPTED = 130
 
 
@@ -50,8 +51,9 @@ def run(service: Callable[[], None]) -> None:
 def _demand() -> None:
     """Refuse what would be refused later, before anything is started for nothing."""
     given = {name: value for name, value in os.environ.items() if value}
-    read = settings.read(MADE | given)
-    if "MIGRATION_DATABASE_URL" in given and "DATABASE_URL" not in given:
+    made = {name: value for name, value in MADE.items() if f"{name}_FILE" not in given}
+    read = settings.read(made | given)
+    if "MIGRATION_DATABASE_URL" in given and not SERVING & given.keys():
         raise SettingsError("DATABASE_URL: missing, although MIGRATION_DATABASE_URL is given")
     contract.load()
     demand_free(read)
@@ -59,7 +61,7 @@ def _demand() -> None:
 
 @contextmanager
 def _database() -> Iterator[None]:
-    if os.environ.get("DATABASE_URL"):
+    if any(os.environ.get(name) for name in SERVING):
         yield
         return
     with embedded.running(LOCAL / "postgresql") as server:

@@ -109,6 +109,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     database_url: DatabaseUrl
+    database_url_file: Path | None = None
     keys_dir: Path
     database_connections: Annotated[int, Number, Field(ge=1, le=100)] = 4
     host: str = "127.0.0.1"
@@ -149,14 +150,31 @@ def read(environment: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings of the environment. Raises `SettingsError`."""
     names = {name.upper(): name for name in Settings.model_fields}
     given = {names[key]: value for key, value in environment.items() if key in names and value}
-    faults = _near_misses(environment, [*names, *OTHERS])
+    faults = [*_near_misses(environment, [*names, *OTHERS]), *_url_of_file(given)]
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:
         faults += [_line(fault) for fault in error.errors(include_input=False, include_url=False)]
+    if "database_url_file" in given:
+        faults = [re.sub("^DATABASE_URL:", "DATABASE_URL_FILE:", fault) for fault in faults]
     if faults:
         raise SettingsError("\n".join(sorted(faults)))
     return settings
+
+
+def _url_of_file(given: dict[str, str]) -> list[str]:
+    """Put the URL that a file holds now among the settings given."""
+    file = given.get("database_url_file")
+    if file is None:
+        return []
+    if "database_url" in given:
+        return ["DATABASE_URL_FILE: is given, and so is DATABASE_URL"]
+    given["database_url"] = "postgresql://"
+    try:
+        given["database_url"] = Path(file).read_text().strip()
+    except (OSError, ValueError):
+        return [f"DATABASE_URL_FILE: cannot read {file}"]
+    return []
 
 
 def _near_misses(environment: Mapping[str, str], names: list[str]) -> list[str]:
