@@ -115,6 +115,7 @@ SCENARIOS = (
         "the service killed at random points of 500 keyed writes, retried: rows = keys = 500",
         killed,
         limit=240,
+        short=True,
     ),
     Scenario(
         "together",

@@ -106,10 +106,12 @@ SCENARIOS = (
         "keys",
         "3 new signing keys: 0 failed of 10,000 and more, a retired key is dead within 5 s",
         signing_key,
+        short=True,
     ),
     Scenario(
         "password",
         "5 new database passwords, each connection made anew: 0 failed of 10,000 and more",
         password,
+        short=True,
     ),
 )
