@@ -146,6 +146,11 @@ def make(client: Client, maker: Maker, actor: Actor) -> str:
     return str(found)
 
 
+def keep(actor: Actor, maker: Maker, id: str) -> None:
+    """Know an id as an actor's own, by every name that it has."""
+    actor.ids |= dict.fromkeys((maker.parameter, *maker.columns), id)
+
+
 def _tenant(contract: Contract, client: Client, made: Mapping[str, Maker], name: str) -> Actor:
     actor = _guest(contract, client, name)
     claim = str(contract.tenant["claim"])
@@ -155,7 +160,7 @@ def _tenant(contract: Contract, client: Client, made: Mapping[str, Maker], name:
         kept = set(actor.markers)
         second = make(client, maker, actor)  # its name is the one that others try to reuse
         actor.markers = kept | {second}
-        actor.ids[parameter] = first
+        keep(actor, maker, first)
         if parameter == claim:
             actor.orgs += [first, second]
             if first != bound:

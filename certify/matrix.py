@@ -63,11 +63,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Maker:
-    """The operation that makes what a path parameter names, and where its answer has the id."""
+    """The operation that makes what a path parameter names, and where its answer has the id.
+
+    `columns` of rows of other tables refer to what is made.
+    """
 
     parameter: str
     operation: Operation
     pointer: str
+    columns: tuple[str, ...] = ()
 
 
 def plans(contract: Contract) -> list[Plan]:
@@ -79,7 +83,7 @@ def plans(contract: Contract) -> list[Plan]:
 
 
 def makers(contract: Contract) -> dict[str, Maker]:
-    """Return who makes the resource of each path parameter, those above first.
+    """Return who makes the resource of each path parameter, those above and referred to first.
 
     `POST /things` makes what `/things/{thing_id}` names; a link says where its id is. Parameters
     that nothing makes are left out.
@@ -91,10 +95,23 @@ def makers(contract: Contract) -> dict[str, Maker]:
         for o in contract.operations.values()
         for name in path_ids(o.path)
     }
-    for path, name in sorted(heads, key=lambda head: (head[0].count("/"), head)):
-        if path in by_path and name not in found:
-            found[name] = Maker(name, by_path[path], _pointer(by_path[path], name))
+    made = [(path, name) for path, name in heads if path in by_path]
+    for path, name in sorted(
+        made, key=lambda h: (h[0].count("/"), _depth(contract, by_path[h[0]].tag), h)
+    ):
+        tag, pointer = by_path[path].tag, _pointer(by_path[path], name)
+        columns = {
+            r.column for t in contract.tables.values() for r in t.references if r.table == tag
+        }
+        found.setdefault(name, Maker(name, by_path[path], pointer, tuple(sorted(columns))))
     return found
+
+
+def _depth(contract: Contract, tag: str, above: frozenset[str] = frozenset()) -> int:
+    """Return over how many tables the rows of a tag refer to others."""
+    table = contract.tables.get(tag)
+    targets = {r.table for r in table.references} - above - {tag} if table else set()
+    return max((1 + _depth(contract, t, above | {tag}) for t in targets), default=0)
 
 
 def sign_in(contract: Contract) -> Operation:

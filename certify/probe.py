@@ -10,7 +10,7 @@ import psycopg
 from certify import compare, effects
 from certify.draft import aims_of, draft
 from certify.effects import Snapshot, Table
-from certify.identities import Actor, World, make, renewed
+from certify.identities import Actor, World, keep, make, renewed
 from certify.matrix import IDENTITIES, Plan, Probe, success_codes
 from certify.record import Answer, Cell, Evidence, Request, redacted
 from certify.values import Uncoverable
@@ -190,7 +190,8 @@ def _spare(world: World, plan: Plan, actor: Actor, probe: Probe) -> Iterator[Non
         return
     kept = dict(actor.ids), dict(actor.bodies), set(actor.markers)
     try:
-        actor.ids[last] = make(world.client, world.makers[last], actor)
+        maker = world.makers[last]
+        keep(actor, maker, make(world.client, maker, actor))
         yield
     finally:
         actor.ids, actor.bodies, actor.markers = kept

@@ -52,6 +52,7 @@ def sample(
                 key: sample(part, ids, word, key, given.get(key))
                 for key, part in schema.get("properties", {}).items()
                 if not part.get("readOnly")
+                and (key in schema.get("required", ()) or key in ids or not _is_id(part))
             }
         case "array":
             items = max(1, schema.get("minItems", 0)) if schema.get("maxItems", 1) else 0
@@ -67,6 +68,11 @@ def sample(
         case "string":
             return _text(schema, word, name, example)
     raise Uncoverable(f"no value can be made for `{name or 'body'}`: its schema has no known type")
+
+
+def _is_id(schema: Mapping[str, Any]) -> bool:
+    """Tell whether a value may name something: an optional one that names nothing is left out."""
+    return merged(schema).get("format") == "uuid"
 
 
 def is_text(schema: Mapping[str, Any]) -> bool:
