@@ -385,9 +385,8 @@ def test_every_query_has_an_answer_from_the_running_service(
 
         until(work)
         until(lambda: not unanswered())
-        spoken = {
-            name for text in queries() for name in re.findall(r"[a-z_:][a-z0-9_:]*(?=\{)", text)
-        }
+        texts = [*queries(), *(rule["expr"] for rule in rules())]
+        spoken = {name for text in texts for name in re.findall(r"[a-z_:][a-z0-9_:]*(?=\{)", text)}
         known = http.get("/api/v1/label/__name__/values").json()["data"]
         unknown = {name for name in spoken if name not in known and not silent.search(name)}
         assert unknown == set()

@@ -1,6 +1,7 @@
 """Traces: what arrives at a collector, and what happens when there is none."""
 
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -53,7 +54,7 @@ def attributes(span: Span) -> dict[str, Any]:
 
 
 @contextmanager
-def collecting() -> Iterator[Collector]:
+def collecting(port: int = 0) -> Iterator[Collector]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -66,7 +67,7 @@ def collecting() -> Iterator[Collector]:
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     collector = Collector(f"http://127.0.0.1:{server.server_port}")
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
@@ -187,21 +188,41 @@ def test_a_statement_that_fails_tells_its_code_and_never_its_row(
     assert "canary" not in str(collector.requests)
 
 
-def test_a_collector_that_is_away_costs_a_line_and_no_time(
+def test_a_collector_that_is_away_costs_two_lines_and_no_time(
     tmp_path: Path, database: Database
 ) -> None:
-    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{free_port()}"}
-    with serving(tmp_path, database.app_url, **endpoint, **SOON) as own:
-        with own.http() as client:
-            for _ in range(50):
-                assert client.get("/health").elapsed.total_seconds() < 1
-            until(lambda: "traces cannot be sent" in own.lines())
-            assert client.get("/health").status_code == 200
+    port = free_port()
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
+    quick = {**SOON, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    with serving(tmp_path, database.app_url, **endpoint, **quick) as own, own.http() as client:
+
+        def said(text: str) -> bool:
+            assert client.get("/health").elapsed.total_seconds() < 1
+            return text in own.lines()
+
+        until(lambda: said("traces cannot be sent"))
+        with collecting(port) as collector:
+            until(lambda: said("traces are sent again"))
+            until(lambda: said("again") and len(collector.requests) > 3)
         begun = time.monotonic()
         assert own.stop() == 0
         assert time.monotonic() - begun < 5
-        assert own.lines().count("traces cannot be sent") == 1
+        assert own.lines().count("traces are sent again") == 1
         assert "Traceback" not in own.lines()
+
+
+def test_a_collector_that_says_nothing_holds_up_no_exit(tmp_path: Path, database: Database) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with serving(
+            tmp_path, database.app_url, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, **SOON
+        ) as own:
+            with own.http() as client:
+                assert client.get("/health").status_code == 200
+            with silent.accept()[0]:
+                begun = time.monotonic()
+                assert own.stop() == 0
+                assert time.monotonic() - begun < 5
 
 
 def test_the_last_spans_leave_before_the_service_does(tmp_path: Path, database: Database) -> None:
