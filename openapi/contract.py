@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from openapi import rules, tables
+from openapi import rules, table_operations, tables
 from openapi.rules import Place, deref, function_of
 from openapi.tables import Table
 
@@ -120,7 +120,8 @@ def load(file: Path = DEFAULT, handlers: Path | None = DEFAULT_HANDLERS) -> Cont
         json.loads((HERE / "extensions.schema.json").read_bytes()),
         _handler_faults(handlers, functions_of, tables.names(document)),
     )
-    found += tables.check(document, functions_of)
+    found += tables.check(document)
+    found += table_operations.check(document, functions_of)
     flaws += [
         (_line(lines, place), place, reason) for place, reason in found if place not in spoiled
     ]

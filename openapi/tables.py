@@ -5,7 +5,7 @@ not the shape it looks for, and nothing raises for a malformed document.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,7 @@ from openapi.rules import (
     Finding,
     Place,
     deref,
-    each_operation,
     entries,
-    function_of,
-    parameters_of,
     resolve,
     table,
     walk,
@@ -101,7 +98,7 @@ class Table:
 def of(document: Any, line_of: Callable[[Place], int]) -> dict[str, Table]:
     """Return the tables by name, in the order of the contract; it must have no fault."""
     found = {}
-    for place, schema in _schemas(document):
+    for place, schema in schemas(document):
         words, name = schema["x-table"], str(place[-1])
         found[words["name"]] = Table(
             name=words["name"],
@@ -121,11 +118,12 @@ def of(document: Any, line_of: Callable[[Place], int]) -> dict[str, Table]:
 
 def names(document: Any) -> set[str]:
     """Return the names of the tables, of a document with faults too."""
-    found = (schema["x-table"].get("name") for _, schema in _schemas(document))
+    found = (schema["x-table"].get("name") for _, schema in schemas(document))
     return {name for name in found if isinstance(name, str)}
 
 
-def _schemas(document: Any) -> Iterator[tuple[Place, dict[str, Any]]]:
+def schemas(document: Any) -> Iterator[tuple[Place, dict[str, Any]]]:
+    """Yield place and schema of each table, of a document with faults too."""
     for name, schema in table(document, "components", "schemas").items():
         if isinstance(table(schema).get("x-table"), dict):
             yield ("components", "schemas", name), schema
@@ -149,12 +147,9 @@ def _columns(document: Any, schema: Any) -> Iterator[Column]:
 # Rules
 
 
-def check(document: Any, functions_of: Callable[[str], Set[str] | str]) -> Iterator[Finding]:
-    """Yield what is wrong with the tables and with the operations that are served from them.
-
-    `functions_of(tag)` are the functions of the user's own module, or what is wrong with it.
-    """
-    found = list(_schemas(document))
+def check(document: Any) -> Iterator[Finding]:
+    """Yield what is wrong with the tables."""
+    found = list(schemas(document))
     for place, kind, node in walk(document):
         if kind == "schema" and "x-table" in node and len(place) != 3:
             yield (*place, "x-table"), "belongs to a schema of its own below components.schemas"
@@ -172,8 +167,6 @@ def check(document: Any, functions_of: Callable[[str], Set[str] | str]) -> Itera
         yield from _keys(document, here, schema)
         yield from _references(document, here, schema, names(document))
     yield from _derived_names(found)
-    for _, schema in found:
-        yield from _operations(document, schema, functions_of)
 
 
 def _properties(document: Any, place: Place, schema: dict[str, Any]) -> Iterator[Finding]:
@@ -239,7 +232,8 @@ def _references(
 def _derived_names(found: list[tuple[Place, dict[str, Any]]]) -> Iterator[Finding]:
     """Names of constraints and indexes share one space, and PostgreSQL cuts them."""
     seen: dict[str, Place] = {}
-    for place, schema in found:
+    tables = {str(schema["x-table"].get("name")): (place, schema) for place, schema in found[::-1]}
+    for place, schema in reversed(tables.values()):
         for where, name in _names_of(place, schema):
             if len(name.encode()) > LONGEST:
                 yield where, f"the name `{name}` has more than {LONGEST} bytes"
@@ -282,118 +276,3 @@ def unique_name(table: str, columns: list[str] | tuple[str, ...]) -> str:
 def index_name(table: str, columns: list[str] | tuple[str, ...]) -> str:
     """Return the name of an index, as PostgreSQL itself would give it."""
     return f"{table}_org_id_{'_'.join(columns)}_id_idx"
-
-
-# Operations that the generic handler serves
-
-
-def _operations(
-    document: Any, schema: dict[str, Any], functions_of: Callable[[str], Set[str] | str]
-) -> Iterator[Finding]:
-    name = schema["x-table"].get("name")
-    own = functions_of(name) if isinstance(name, str) else ""
-    for place, _, operation in each_operation(document):
-        id = operation.get("operationId")
-        tag, _, verb = id.partition(".") if isinstance(id, str) else ("", "", "")
-        if tag != name or verb not in VERBS:
-            continue
-        if isinstance(own, Set) and function_of(verb) in own:
-            continue
-        if place[2] != VERBS[verb]:
-            yield (*place, "operationId"), f"`{verb}` of a table is a {VERBS[verb].upper()}"
-            continue
-        yield from _path(document, place, verb, schema)
-        if verb in ("create", "replace", "update"):
-            yield from _body(document, place, verb, operation, schema)
-        if verb == "list":
-            yield from _filters(document, place, schema)
-
-
-def _path(document: Any, place: Place, verb: str, schema: dict[str, Any]) -> Iterator[Finding]:
-    """The organization comes first, then columns of the row, then its id where there is one."""
-    ids = re.findall(r"\{([^{}]*)\}", str(place[1]))
-    ends_in_id = str(place[1]).endswith("}")
-    if ids[:1] != ["org_id"]:
-        yield place, "the path of a table's operation begins with {org_id}, the tenant"
-    elif ends_in_id != (verb not in ("create", "list")) or (ends_in_id and len(ids) < 2):
-        yield place, f"the path of `{verb}` {'ends' if not ends_in_id else 'does not end'} in an id"
-    for id in ids[1:-1] if ends_in_id else ids[1:]:
-        if id not in table(schema, "x-table", "references"):
-            yield place, f"the path names `{id}`, which is none of the table's references"
-
-
-def _body(
-    document: Any, place: Place, verb: str, operation: Any, schema: dict[str, Any]
-) -> Iterator[Finding]:
-    columns = table(schema, "properties")
-    given = re.findall(r"\{([^{}]*)\}", str(place[1]))
-    media = table(resolve(document, operation.get("requestBody")), "content")
-    if not media:
-        yield place, f"`{verb}` of a table has a body"
-    for kind, holder in media.items():
-        here = (*place, "requestBody", "content", kind, "schema")
-        body = resolve(document, table(holder).get("schema"))
-        for name, node in table(body, "properties").items():
-            if name in SERVICE_COLUMNS or name not in columns:
-                yield here, f"`{name}` is no column that clients fill"
-                continue
-            column = resolve(document, columns[name])
-            nullable = column.get("nullable") is True or name not in entries(schema, "required")
-            yield from (
-                (here, f"`{name}` {reason}")
-                for reason in _wider(resolve(document, node), column, nullable)
-            )
-        for name in entries(schema, "required") if verb != "update" else ():
-            column = resolve(document, columns.get(name))
-            is_filled = name in SERVICE_COLUMNS or name in given or "default" in column
-            nullable = column.get("nullable") is True
-            if not is_filled and not nullable and name not in entries(body, "required"):
-                yield here, f"does not require `{name}`, a column that is never empty"
-
-
-def _wider(sent: dict[str, Any], column: dict[str, Any], nullable: bool) -> Iterator[str]:
-    """Say what a body lets in that the column does not take."""
-    for key in ("type", "format"):
-        if sent.get(key) != column.get(key):
-            yield f"has another {key} than the column"
-            return
-    if sent.get("nullable") is True and not nullable:
-        yield "may be null, and the column may not"
-    if "enum" in column:
-        if not isinstance(sent.get("enum"), list):
-            yield "is no enum, and the column is"
-        elif extra := [v for v in sent["enum"] if v not in (*entries(column, "enum"), None)]:
-            yield f"may be {extra[0]!r}, and the column may not"
-    if "enum" in column or "enum" in sent:
-        return
-    if "pattern" in column and sent.get("pattern") != column["pattern"]:
-        yield "has another pattern than the column"
-    for key, sign in (("maxLength", 1), ("maximum", 1), ("minLength", -1), ("minimum", -1)):
-        bound, other = column.get(key), sent.get(key)
-        if isinstance(bound, int | float) and not (
-            isinstance(other, int | float) and other * sign <= bound * sign
-        ):
-            yield f"has a wider {key} than the column"
-    for key in ("exclusiveMaximum", "exclusiveMinimum"):
-        if column.get(key) is True and sent.get(key) is not True:
-            yield f"lacks the {key} of the column"
-
-
-def _filters(document: Any, place: Place, schema: dict[str, Any]) -> Iterator[Finding]:
-    """Query parameters of a list are its page, a column that filters, or `sort`."""
-    columns = table(schema, "properties")
-    for (name, where), (at, parameter) in parameters_of(document, place).items():
-        if where != "query" or name in ("limit", "cursor"):
-            continue
-        sent = resolve(document, parameter.get("schema"))
-        column = resolve(document, columns.get(name))
-        if name == "sort":
-            for value in entries(sent, "enum") or [None]:
-                by = str(value).removeprefix("-")
-                kind = resolve(document, columns.get(by))
-                if kind.get("type") not in SCALARS:
-                    yield at, f"`sort` is an enum of columns that are no objects: {value!r} is none"
-        elif column.get("type") not in SCALARS:
-            yield at, f"`{name}` is no column to filter by"
-        elif any(sent.get(key) != column.get(key) for key in ("type", "format")):
-            yield at, f"`{name}` has another type than the column"

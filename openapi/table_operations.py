@@ -1,0 +1,141 @@
+"""The rules of the operations that the generic handler serves from the tables of a contract."""
+
+import re
+from collections.abc import Callable, Iterator, Set
+from typing import Any
+
+from openapi.rules import (
+    Finding,
+    Place,
+    each_operation,
+    entries,
+    function_of,
+    parameters_of,
+    resolve,
+    table,
+)
+from openapi.tables import SCALARS, SERVICE_COLUMNS, VERBS, schemas
+
+
+def check(document: Any, functions_of: Callable[[str], Set[str] | str]) -> Iterator[Finding]:
+    """Yield what keeps operations from being served from their tables.
+
+    `functions_of(tag)` are the functions of the user's own module, or what is wrong with it: what
+    they handle is theirs.
+    """
+    for _, schema in schemas(document):
+        yield from _operations(document, schema, functions_of)
+
+
+def _operations(
+    document: Any, schema: dict[str, Any], functions_of: Callable[[str], Set[str] | str]
+) -> Iterator[Finding]:
+    name = schema["x-table"].get("name")
+    own = functions_of(name) if isinstance(name, str) else ""
+    for place, _, operation in each_operation(document):
+        id = operation.get("operationId")
+        tag, _, verb = id.partition(".") if isinstance(id, str) else ("", "", "")
+        if tag != name or verb not in VERBS:
+            continue
+        if isinstance(own, Set) and function_of(verb) in own:
+            continue
+        if place[2] != VERBS[verb]:
+            yield (*place, "operationId"), f"`{verb}` of a table is a {VERBS[verb].upper()}"
+            continue
+        yield from _path(document, place, verb, schema)
+        if verb in ("create", "replace", "update"):
+            yield from _body(document, place, verb, operation, schema)
+        if verb == "list":
+            yield from _filters(document, place, schema)
+
+
+def _path(document: Any, place: Place, verb: str, schema: dict[str, Any]) -> Iterator[Finding]:
+    """The organization comes first, then columns of the row, then its id where there is one."""
+    ids = re.findall(r"\{([^{}]*)\}", str(place[1]))
+    ends_in_id = str(place[1]).endswith("}")
+    if ids[:1] != ["org_id"]:
+        yield place, "the path of a table's operation begins with {org_id}, the tenant"
+    elif ends_in_id != (verb not in ("create", "list")) or (ends_in_id and len(ids) < 2):
+        yield place, f"the path of `{verb}` {'ends' if not ends_in_id else 'does not end'} in an id"
+    for id in ids[1:-1] if ends_in_id else ids[1:]:
+        if id not in table(schema, "x-table", "references"):
+            yield place, f"the path names `{id}`, which is none of the table's references"
+
+
+def _body(
+    document: Any, place: Place, verb: str, operation: Any, schema: dict[str, Any]
+) -> Iterator[Finding]:
+    columns = table(schema, "properties")
+    given = re.findall(r"\{([^{}]*)\}", str(place[1]))
+    media = table(resolve(document, operation.get("requestBody")), "content")
+    if not media:
+        yield place, f"`{verb}` of a table has a body"
+    for kind, holder in media.items():
+        here = (*place, "requestBody", "content", kind, "schema")
+        body = resolve(document, table(holder).get("schema"))
+        for name, node in table(body, "properties").items():
+            if name in SERVICE_COLUMNS or name not in columns:
+                yield here, f"`{name}` is no column that clients fill"
+                continue
+            column = resolve(document, columns[name])
+            nullable = _may_be_null(column, name, schema)
+            reasons = _wider(resolve(document, node), column, nullable)
+            yield from ((here, f"`{name}` {reason}") for reason in reasons)
+        for name in columns if verb != "update" else ():
+            column = resolve(document, columns[name])
+            is_filled = name in SERVICE_COLUMNS or name in given or "default" in column
+            may_be_null = _may_be_null(column, name, schema)
+            if not is_filled and not may_be_null and name not in entries(body, "required"):
+                yield here, f"does not require `{name}`, a column that is never empty"
+
+
+def _may_be_null(column: dict[str, Any], name: str, schema: dict[str, Any]) -> bool:
+    return column.get("nullable") is True or name not in entries(schema, "required")
+
+
+def _wider(sent: dict[str, Any], column: dict[str, Any], nullable: bool) -> Iterator[str]:
+    """Say what a body lets in that the column does not take."""
+    for key in ("type", "format"):
+        if sent.get(key) != column.get(key):
+            yield f"has another {key} than the column"
+            return
+    if sent.get("nullable") is True and not nullable:
+        yield "may be null, and the column may not"
+    if "enum" in column:
+        if not isinstance(sent.get("enum"), list):
+            yield "is no enum, and the column is"
+        elif extra := [v for v in sent["enum"] if v not in (*entries(column, "enum"), None)]:
+            yield f"may be {extra[0]!r}, and the column may not"
+    if "enum" in column or "enum" in sent:
+        return
+    if "pattern" in column and sent.get("pattern") != column["pattern"]:
+        yield "has another pattern than the column"
+    for key, sign in (("maxLength", 1), ("maximum", 1), ("minLength", -1), ("minimum", -1)):
+        bound, other = column.get(key), sent.get(key)
+        if isinstance(bound, int | float) and not (
+            isinstance(other, int | float) and other * sign <= bound * sign
+        ):
+            yield f"has a wider {key} than the column"
+    for key in ("exclusiveMaximum", "exclusiveMinimum"):
+        if column.get(key) is True and sent.get(key) is not True:
+            yield f"lacks the {key} of the column"
+
+
+def _filters(document: Any, place: Place, schema: dict[str, Any]) -> Iterator[Finding]:
+    """Query parameters of a list are its page, a column that filters, or `sort`."""
+    columns = table(schema, "properties")
+    for (name, where), (at, parameter) in parameters_of(document, place).items():
+        if where != "query" or name in ("limit", "cursor"):
+            continue
+        sent = resolve(document, parameter.get("schema"))
+        column = resolve(document, columns.get(name))
+        if name == "sort":
+            for value in entries(sent, "enum") or [None]:
+                by = str(value).removeprefix("-")
+                kind = resolve(document, columns.get(by))
+                if kind.get("type") not in SCALARS:
+                    yield at, f"`sort` is an enum of columns that are no objects: {value!r} is none"
+        elif column.get("type") not in SCALARS:
+            yield at, f"`{name}` is no column to filter by"
+        elif any(sent.get(key) != column.get(key) for key in ("type", "format")):
+            yield at, f"`{name}` has another type than the column"
