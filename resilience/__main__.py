@@ -14,8 +14,10 @@ from typing import Any
 from certify.stage import ROOT
 from resilience import (
     clocks,
+    counting,
     database,
     disk,
+    hostile,
     migrations,
     refusals,
     report,
@@ -28,7 +30,20 @@ from resilience import (
 from resilience.report import Row
 from resilience.scenario import NotRun, Scenario, Trial
 
-THEMES = (roll, database, retries, disk, migrations, restore, rotation, clocks, refusals, soak)
+THEMES = (
+    roll,
+    database,
+    retries,
+    hostile,
+    counting,
+    disk,
+    migrations,
+    restore,
+    rotation,
+    clocks,
+    refusals,
+    soak,
+)
 ALL = tuple(scenario for theme in THEMES for scenario in theme.SCENARIOS)
 BAD, WRONG = 1, 2
 
