@@ -241,6 +241,44 @@ def test_dev_follows_the_contract_and_keeps_the_last_good_service(
         assert "Traceback" not in run.said()
 
 
+def test_dev_follows_a_resource_from_the_contract_to_its_table(tree: Path) -> None:
+    contract = tree / "openapi" / "openapi.yaml"
+    good, revisions = contract.read_text(), tree / "db" / "migrations" / "versions"
+
+    def typed(module: str, **words: str) -> None:
+        command = [sys.executable, "-m", module]
+        subprocess.run(command, cwd=tree, env={**os.environ, **words}, check=True)
+
+    with running(tree, "dev") as run:
+        ready(run)
+        token = httpx.post(f"{run.url}/auth/guest").json()["access_token"]
+        bearer = {"Authorization": f"Bearer {token}"}
+        org = httpx.post(f"{run.url}/orgs", json={"name": "Acme"}, headers=bearer).json()["id"]
+        tasks = f"{run.url}/orgs/{org}/tasks"
+
+        def task() -> int:
+            try:
+                sent = {"json": {"title": "Write"}, "headers": bearer, "timeout": 5}
+                return httpx.post(tasks, **sent).status_code
+            except httpx.TransportError:
+                return 0
+
+        before = set(revisions.glob("*.py"))
+        try:
+            assert task() == 404
+            typed("openapi.scaffold", NAME="tasks", FIELDS="title:string(1..200)")
+            lacking = "the database lacks the contract's table tasks: see make migration"
+            until(lambda: lacking in run.said(), 40)
+            assert task() == 503
+            typed("db.planner")
+            until(lambda: task() == 201, 40)
+        finally:
+            contract.write_text(good)
+            for revision in set(revisions.glob("*.py")) - before:
+                revision.unlink()
+        assert "Traceback" not in run.said()
+
+
 @contextmanager
 def _broken(contract: Path) -> Iterator[None]:
     text = contract.read_text()

@@ -1,7 +1,7 @@
 """`make dev`: `make run` that starts again when the contract or the code changes.
 
-The new service is started only when its contract is accepted; until then the last good one goes
-on serving.
+The new service is started only when its contract is accepted and the database is at the newest
+revision; until then the last good one goes on serving.
 """
 
 import os
@@ -36,12 +36,12 @@ def _follow() -> None:
         if now == seen:
             continue
         seen = now
-        if _accepted():
+        if not _accepted() or local.migrate():
+            print("dev: refused, the last good service goes on", flush=True)
+        else:
             print("dev: changed, starting again", flush=True)
             _stop(service)
             service = _start()
-        else:
-            print("dev: refused, the last good service goes on", flush=True)
     _stop(service)
 
 
@@ -58,15 +58,21 @@ def _stamp() -> dict[Path, int]:
 def _accepted() -> bool:
     """Load the contract and assemble the service as the new process would."""
     check = [sys.executable, "-m", "handlers.runtime", "check"]
-    return subprocess.run(check, check=False, start_new_session=True).returncode == 0
+    done = subprocess.run(check, env=_environment(), check=False, start_new_session=True)
+    return done.returncode == 0
 
 
 def _start() -> "subprocess.Popen[bytes]":
     return subprocess.Popen(
         [sys.executable, "-m", "handlers.runtime", "serve"],
-        env={**os.environ, "DRAIN_SECONDS": "0"},
+        env={**_environment(), "DRAIN_SECONDS": "0"},
         start_new_session=True,
     )
+
+
+def _environment() -> dict[str, str]:
+    """The owner's password is not for the serving process."""
+    return {name: value for name, value in os.environ.items() if name != local.OWNER_URL}
 
 
 def _stop(service: "subprocess.Popen[bytes]") -> None:

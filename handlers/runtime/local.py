@@ -24,13 +24,19 @@ LOCAL = Path(".local")
 DATABASE = "covenant"
 # What is made here when it is not given; until then these stand for it.
 MADE = {"DATABASE_URL": "postgresql://", "KEYS_DIR": str(LOCAL / "keys")}
+OWNER_URL = "MIGRATION_DATABASE_URL"
 SERVING = {"DATABASE_URL", "DATABASE_URL_FILE"}
 INTERRUPTED = 130
 
 
 def local() -> None:
     """Serve until a signal, with what is not given started and made here."""
-    run(serve)
+    run(_serve)
+
+
+def _serve() -> None:
+    os.environ.pop(OWNER_URL, None)  # the process that serves never holds the owner's password
+    serve()
 
 
 def run(service: Callable[[], None]) -> None:
@@ -39,7 +45,8 @@ def run(service: Callable[[], None]) -> None:
         _demand()
         with _database():
             _keys()
-            _migrate()
+            if code := migrate():
+                raise SystemExit(code)
             _greet()
             service()
     except (SettingsError, ContractError, EmbeddedError, KeysError) as error:
@@ -68,7 +75,7 @@ def _database() -> Iterator[None]:
         owner, app = secrets.token_urlsafe(24), secrets.token_urlsafe(24)
         roles.make_roles(server.url(), owner, app)
         roles.make_database(server.url(), DATABASE)
-        os.environ["MIGRATION_DATABASE_URL"] = server.url(roles.OWNER, owner, DATABASE)
+        os.environ[OWNER_URL] = server.url(roles.OWNER, owner, DATABASE)
         os.environ["DATABASE_URL"] = server.url(roles.APP, app, DATABASE)
         yield
 
@@ -82,20 +89,18 @@ def _keys() -> None:
     os.environ["KEYS_DIR"] = str(directory)
 
 
-def _migrate() -> None:
-    """In a process of its own: the one that serves never holds the owner's password."""
-    url = os.environ.pop("MIGRATION_DATABASE_URL", "")
+def migrate() -> int:
+    """Bring the database up to the newest revision there is by now, and return the exit code."""
+    schema.head.cache_clear()
+    url = os.environ.get(OWNER_URL)
     if not url or schema.is_current(url):
-        return
-    done = subprocess.run(
+        return 0
+    return subprocess.run(
         [sys.executable, "-m", "handlers.runtime", "migrate"],
-        env={**os.environ, "MIGRATION_DATABASE_URL": url},
         stdout=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is for this process, which then ends that one
         check=False,
-    )
-    if done.returncode:
-        raise SystemExit(done.returncode)
+    ).returncode
 
 
 def _greet() -> None:
