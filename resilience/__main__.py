@@ -18,6 +18,7 @@ from resilience import (
     database,
     disk,
     hostile,
+    locks,
     migrations,
     refusals,
     report,
@@ -33,6 +34,7 @@ from resilience.scenario import NotRun, Scenario, Trial
 THEMES = (
     roll,
     database,
+    locks,
     retries,
     hostile,
     counting,
