@@ -230,6 +230,10 @@ def changed(name: str, values: str, **labels: str) -> list[dict[str, str]]:
             {"alertname": "CovenantKeysRefused", "severity": "critical"},
         ),
         (
+            changed("covenant_redis_ready", "1x10 0x20"),
+            {"alertname": "CovenantRedisAway", "severity": "warning"},
+        ),
+        (
             changed("covenant_undeclared_answers_total", "0x10 1x20", operation="orgs.get"),
             {
                 "alertname": "CovenantUndeclaredAnswers",
@@ -360,7 +364,7 @@ def test_every_query_has_an_answer_from_the_running_service(
     """Names and labels that rules and dashboard speak of are those that the service tells."""
     admin = free_port()
     # What a healthy service does not have, and may be empty.
-    silent = re.compile(r'status=~"5\.\."|_unavailable_')
+    silent = re.compile(r'status=~"5\.\."|_unavailable_|_redis_')
     with (
         serving(tmp_path, database.app_url, ADMIN_PORT=str(admin)) as service,
         prometheus(tmp_path, admin) as url,

@@ -15,11 +15,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from db.errors import TooSlow, Unavailable
 from handlers import keys
 from handlers.runtime.metrics import BOUNDS, METHODS, NONE, Metrics
+from handlers.runtime.problems import Problem
 from handlers.security import MissingToken
 from handlers.tokens import InvalidToken
 from openapi import contract
 from tests.fix_postgres import Database
 from tests.fix_raw import raw
+from tests.fix_redis import redis
 from tests.fix_service import ROOT, Service, Tenant, answers, free_port, serving, tenant, until
 from tests.fix_tools import tool
 
@@ -71,6 +73,7 @@ def test_refusals_count_by_reason(metrics: Metrics) -> None:
         Unavailable("the migrations are behind (none of 0004)"),
         Unavailable("DiskFull"),
         TooSlow("QueryCanceled"),
+        Problem("unavailable", "Requests cannot be counted"),
         ValueError("of no interest"),
     ):
         metrics.refused(error)
@@ -81,6 +84,7 @@ def test_refusals_count_by_reason(metrics: Metrics) -> None:
         "not_ready": 1,
         "DiskFull": 1,
         "too_slow": 1,
+        "uncounted": 1,
     }
 
 
@@ -175,6 +179,7 @@ def test_the_state_of_the_database_and_of_the_keys_is_told(told: Told) -> None:
     assert now["covenant_database_in_flight|transactions"] == 0
     assert now["covenant_stopping"] == 0
     assert now["covenant_keys"] == 1
+    assert "covenant_redis_ready" not in now
     assert 0 <= now["covenant_signing_key_age_seconds"] < 3600
     assert now["process_resident_memory_bytes"] > 1_000_000
     loaded = contract.load()
@@ -258,6 +263,25 @@ def test_a_key_directory_that_is_refused_is_told(tmp_path: Path, database: Datab
         keys.create(own.keys_dir, time.time() + 60)
         until(lambda: told.samples()["covenant_key_changes_total"] == 1)
         assert told.samples()["covenant_keys"] == 2
+
+
+def test_a_redis_that_is_away_is_told(tmp_path: Path, database: Database) -> None:
+    port = free_port()
+    with (
+        redis() as counts,
+        serving(
+            tmp_path, database.app_url, ADMIN_PORT=str(port), REDIS_URL=counts.url, GUEST_LIMIT=""
+        ) as own,
+    ):
+        told = Told(own, f"http://127.0.0.1:{port}")
+        until(lambda: told.samples()["covenant_redis_ready"] == 1)
+        counts.kill()
+
+        def away() -> bool:
+            httpx.post(f"{own.url}/auth/guest")
+            return told.samples()["covenant_redis_ready"] == 0
+
+        until(away)
 
 
 def test_what_holds_the_loop_up_is_told(tmp_path: Path, database: Database) -> None:

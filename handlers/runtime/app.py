@@ -107,7 +107,7 @@ def create_app(
         resolver=Resolver(operations.__getitem__),
     )
     app.add_api(public_document(contract), base_path="")
-    told = Exposition(metrics, contract, database, keys, status)
+    told = Exposition(metrics, contract, database, keys, status, shared)
     return Parts(app, admin.app(render(told)), status, metrics)
 
 

@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from db.database import Database
 from handlers.keys import KeyRing
+from handlers.runtime.counts import Shared
 from handlers.runtime.metrics import NONE, Metrics
 from handlers.status import Status
 from openapi.contract import Contract
@@ -30,6 +31,7 @@ class Exposition(Collector):
     database: Database
     keys: KeyRing
     status: Status
+    shared: Shared | None
 
     def collect(self) -> Iterator[Metric]:
         yield from self._service()
@@ -37,6 +39,12 @@ class Exposition(Collector):
         yield from self._refusals()
         yield from self._database()
         yield from self._keys()
+        redis = GaugeMetricFamily(
+            "covenant_redis_ready", "1 while Redis counts the requests of all replicas"
+        )
+        if self.shared:
+            redis.add_metric([], not self.shared.away)
+        yield redis
 
     def _service(self) -> Iterator[Metric]:
         build = GaugeMetricFamily(

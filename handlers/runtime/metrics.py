@@ -13,6 +13,7 @@ from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 from db.errors import DiskFull, TooSlow, Unavailable
 from db.multiplexer import Away, Busy
 from db.shares import Full
+from handlers.runtime.problems import Problem
 from handlers.security import MissingToken
 from handlers.tokens import InvalidToken
 from openapi.contract import Operation
@@ -70,6 +71,8 @@ class Metrics:
             self.token_failures["missing"] += 1
         elif isinstance(error, Unavailable):
             self.unavailable[why(error)] += 1
+        elif isinstance(error, Problem) and error.code == "unavailable":
+            self.unavailable["uncounted"] += 1
 
 
 def why(error: Unavailable) -> str:

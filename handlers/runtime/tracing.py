@@ -7,7 +7,7 @@ of one: operations and routes are named as in the contract, statements have plac
 import asyncio
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -62,7 +62,7 @@ class Traces:
     def middleware(self, app: ASGIApp) -> "Spans":
         return Spans(app, self._tracer, self._contract)
 
-    def database(self, url: str, **options: Any) -> "TracedDatabase":
+    def database(self, url: str | Callable[[], str], **options: Any) -> "TracedDatabase":
         return TracedDatabase(self._tracer, url, **options)
 
     async def close(self) -> None:
@@ -120,7 +120,7 @@ class Spans:
 class TracedDatabase(Database):
     """A database whose statements are spans of the request that waits for them."""
 
-    def __init__(self, tracer: Tracer, url: str, **options: Any) -> None:
+    def __init__(self, tracer: Tracer, url: str | Callable[[], str], **options: Any) -> None:
         class TracedCursor(AsyncRawCursor[Any]):
             async def execute(self, query: Any, *rest: Any, **more: Any) -> Any:
                 with _statement(tracer, str(query)):
