@@ -230,6 +230,14 @@ def test_a_second_time_is_refused(file: Path) -> None:
         added(file, "tasks", TASKS)
 
 
+def test_what_only_the_reader_finds_is_not_written(file: Path) -> None:
+    before = file.read_bytes()
+    with pytest.raises(ContractError, match=r"with t+s:\d+: .* has more than 63 bytes"):
+        added(file, "t" * 39 + "s", f"{'f' * 40}:text")
+    assert file.read_bytes() == before
+    assert list(file.parent.iterdir()) == [file]
+
+
 def test_a_faulty_contract_is_refused_for_its_own_faults(file: Path) -> None:
     file.write_text(file.read_text().replace("operationId: orgs.get\n", "operationId: orgs.got\n"))
     with pytest.raises(ContractError, match=r"handlers/orgs.py has no function `got`"):
