@@ -8,13 +8,13 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from typing import Any
 
 import psycopg
 import structlog
 from psycopg import AsyncConnection, AsyncRawCursor
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from db import demands, schema
 from db.demands import Demand
@@ -26,6 +26,7 @@ POLL = 0.5
 ANSWER = 1.0
 CONNECT = 2
 RETRY = 0.25
+SLICE = 0.1
 AWAY = "the database is away"
 
 log = structlog.get_logger("covenant.database")
@@ -71,11 +72,10 @@ class Database:
             open=False,
             min_size=1,
             max_size=connections + 1,
-            max_waiting=connections + 1,
             timeout=timeout,
             max_idle=300,
-            # Its pauses between attempts grow; `_watch` says when there is a database again.
-            reconnect_timeout=RETRY,
+            # Its pauses between attempts grow: it gives up at once, and `_taken` asks again.
+            reconnect_timeout=SLICE / 2,
             check=_check,
             # A pooler in transaction mode does not keep prepared statements.
             kwargs={
@@ -180,10 +180,13 @@ class Database:
 
     @asynccontextmanager
     async def _taken(self, ends: float, whole: bool) -> AsyncIterator[AsyncConnection[Any]]:
+        loop, connection = asyncio.get_running_loop(), None
         try:
-            left = ends - asyncio.get_running_loop().time()
-            connection = await self._pool.getconn(max(left, 0.05))
-        except (PoolTimeout, TooManyRequests, PoolClosed) as error:
+            while connection is None:
+                left = ends - loop.time()
+                with suppress(PoolTimeout) if left > SLICE else nullcontext():
+                    connection = await self._pool.getconn(min(max(left, SLICE / 2), SLICE))
+        except (PoolTimeout, PoolClosed) as error:
             in_vain = whole and isinstance(error, PoolTimeout)
             self._hopeless |= in_vain and self.reason == AWAY
             raise Unavailable(type(error).__name__) from None
@@ -244,15 +247,8 @@ class Database:
             elif lacking:
                 self._say(lacking, lacking)
             else:
-                if self.reason:
-                    await self._wake()
                 self._say(None, None)
             await asyncio.sleep(POLL)
-
-    async def _wake(self) -> None:
-        """Make the pool connect for those who wait: it has given up meanwhile."""
-        with suppress(PoolTimeout, TooManyRequests):
-            await self._pool.putconn(await self._pool.getconn(ANSWER))
 
     async def _examine(self, connection: AsyncConnection[Any]) -> bool:
         finding = await schema.examine(connection)
