@@ -320,6 +320,8 @@ class Multiplexer:
                 raise answer
             if answer is None:
                 spare = flight.spare
+                if not spare:  # lost, and it may not be lost again with the next to go
+                    await asyncio.sleep(STUCK)
             elif answer.status != ExecStatus.FATAL_ERROR:
                 return await _rows(answer)
             elif named and answer.error_field(DiagnosticField.SQLSTATE) in STALE:
