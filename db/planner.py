@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import psycopg
+
 from db import embedded, migrate, schema, tables
 from db.demands import needed
 from db.embedded import EmbeddedError
@@ -149,7 +151,7 @@ def main(arguments: Sequence[str]) -> int:
         if options.check:
             return _said(planned)
         file = write(planned, options.name)
-    except (ContractError, MigrationError, EmbeddedError) as error:
+    except (ContractError, MigrationError, EmbeddedError, psycopg.Error) as error:
         print(error, file=sys.stderr)
         return 1
     print(contract._display(file) if file else "The migrations are what the contract says.")

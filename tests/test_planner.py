@@ -17,6 +17,7 @@ import pytest
 from certify import catalogue
 from db import ids, migrate, planner, schema
 from db.migrate import MigrationError
+from db.plans import keys
 from openapi import contract
 from openapi.contract import Contract, ContractError
 from tests.fix_planner import RESOURCES, bring_up, migrations
@@ -476,17 +477,92 @@ def test_a_column_that_is_renamed_keeps_its_values(stage: Stage) -> None:
     assert everything(stage.database.superuser_url) == whole
 
 
-def test_a_table_that_leaves_the_contract_is_dropped_when_the_root_names_it(stage: Stage) -> None:
+def test_tables_that_leave_the_contract_are_dropped_when_the_root_names_them(stage: Stage) -> None:
     document = notes()
     del document["components"]["schemas"]["Note"]
     (reason,) = stage.refused(document)
     assert "the table `notes` is neither the contract's nor one of db/tables.py" in reason
-    document["x-acknowledge"]["reason"] = "notes are kept elsewhere now"
+    document["components"]["schemas"] = {}
+    document["x-acknowledge"]["reason"] = "notes and books are kept elsewhere now"
     whole = everything(stage.database.superuser_url)
     assert stage.bring_up(document)
     stage.down()
     assert everything(stage.database.superuser_url) == whole
     assert stage.rows() == []
+
+
+def test_tables_that_refer_to_one_another_are_made_and_not_dropped_at_once(
+    postgres: Postgres, tmp_path: Path
+) -> None:
+    stage, nullable = Stage(postgres.database(), tmp_path), UUID | {"nullable": True}
+    circle = notes()
+    circle["x-acknowledge"]["reason"] = "projects, hens and eggs are not needed"
+    circle["components"]["schemas"] = {
+        "Hen": table("hens", {"egg_id": nullable}, [], references={"egg_id": {"table": "eggs"}}),
+        "Egg": table("eggs", {"hen_id": nullable}, [], references={"hen_id": {"table": "hens"}}),
+    }
+    whole = everything(stage.database.superuser_url)
+    assert stage.bring_up(circle)
+    assert stage.bring_up(circle) is None
+    empty = circle | {"components": {"schemas": {}}}
+    assert "in a circle of references" in stage.refused(empty)[0]
+    stage.down()
+    assert everything(stage.database.superuser_url) == whole
+
+
+def test_an_index_that_a_build_left_behind_goes_with_the_wish_for_it(stage: Stage) -> None:
+    stage.insert(title="three", state="open", count=1)
+    with pytest.raises(MigrationError, match="could not create unique index"):
+        stage.bring_up(words(notes(), unique=[["title"], ["state", "count"]]))
+    copy = migrations(stage.folder)
+    (failed,) = copy.rglob(f"{schema.newest(copy)}_*.py")
+    failed.unlink()
+    file = stage.bring_up(notes())
+    assert file
+    assert "drop index concurrently if exists notes_org_id_state_count_new" in file.read_text()
+    assert stage.bring_up(notes()) is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wider"),
+    [
+        ("CHECK ((char_length(x) <= 9))", "CHECK ((char_length(x) <= 10))", True),
+        ("CHECK ((char_length(x) <= 10))", "CHECK ((char_length(x) <= 9))", False),
+        (
+            "CHECK (((char_length(x) >= 1) AND (char_length(x) <= 9)))",
+            "CHECK ((char_length(x) <= 9))",
+            True,
+        ),
+        (
+            "CHECK ((char_length(x) <= 9))",
+            "CHECK (((char_length(x) >= 1) AND (char_length(x) <= 9)))",
+            False,
+        ),
+        ("CHECK ((x > 0))", "CHECK ((x >= 0))", True),
+        ("CHECK ((x >= 0))", "CHECK ((x > 0))", False),
+        ("CHECK ((x >= 0))", "CHECK ((x >= '-5'::integer))", True),
+        ("CHECK ((x >= '-5'::integer))", "CHECK ((x >= 0))", False),
+        (
+            "CHECK ((x <= ('0.5'::numeric)::double precision))",
+            "CHECK ((x < ('0.5'::numeric)::double precision))",
+            False,
+        ),
+        ("CHECK ((x <= 1))", "CHECK ((char_length(x) <= 5))", False),
+        ("CHECK ((x = 'a'::text))", "CHECK ((x = ANY (ARRAY['b'::text, 'a'::text])))", True),
+        ("CHECK ((x = ANY (ARRAY['b'::text, 'a'::text])))", "CHECK ((x = 'a'::text))", False),
+        ("CHECK ((x = ANY (ARRAY[1, 2])))", "CHECK ((x = ANY (ARRAY[1, 2, 3])))", True),
+        ("CHECK ((x = 'it''s'::text))", "CHECK ((x = ANY (ARRAY['it'::text, 's'::text])))", False),
+        ("CHECK ((x = 'a'::text))", "CHECK ((char_length(x) <= 9))", False),
+        ("CHECK ((x ~ '^a$'::text))", "CHECK ((x ~ '^a*$'::text))", False),
+        (
+            "CHECK ((jsonb_typeof(x) = 'array'::text))",
+            "CHECK ((jsonb_typeof(x) = 'object'::text))",
+            False,
+        ),
+    ],
+)
+def test_a_check_is_wider_only_where_it_surely_is(old: str, new: str, wider: bool) -> None:
+    assert keys.is_wider(old, new) is wider
 
 
 # Grants, locks and the command

@@ -16,6 +16,7 @@ from db.demands import PRIVILEGES
 from db.plans import ddl
 from openapi.tables import Table
 
+BROKEN = "BROKEN"  # what an index is that a build left behind
 _SCHEMA = "covenant_plan"
 _COLUMNS = """
 select c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
@@ -31,9 +32,9 @@ from pg_constraint k join pg_class c on c.oid = k.conrelid
 where c.relnamespace = current_schema::regnamespace and k.contype in ('c', 'f', 'p', 'u')
 order by c.relname, k.conname"""
 _INDEXES = """
-select c.relname, i.relname, pg_get_indexdef(x.indexrelid)
+select c.relname, i.relname, pg_get_indexdef(x.indexrelid), x.indisvalid
 from pg_index x join pg_class c on c.oid = x.indrelid join pg_class i on i.oid = x.indexrelid
-where c.relnamespace = current_schema::regnamespace and x.indisvalid
+where c.relnamespace = current_schema::regnamespace
     and not exists (select from pg_constraint k where k.conindid = x.indexrelid)
 order by c.relname, i.relname"""
 _GRANTS = f"""
@@ -115,9 +116,10 @@ def _read(connection: psycopg.Connection[Any], schema: str) -> dict[str, Found]:
         found.setdefault(table, Found()).columns[column] = (kind, filled, default)
     for table, name, definition in connection.execute(_CONSTRAINTS):
         found[table].constraints[name] = definition.removesuffix(" NOT VALID")
-    for table, name, definition in connection.execute(_INDEXES):
+    for table, name, definition, is_valid in connection.execute(_INDEXES):
         unique = "UNIQUE " if definition.startswith("CREATE UNIQUE") else ""
-        found[table].indexes[name] = unique + definition.partition(" USING ")[2]
+        printed = unique + definition.partition(" USING ")[2]
+        found[table].indexes[name] = printed if is_valid else BROKEN
     for table, privilege in connection.execute(_GRANTS, (list(PRIVILEGES),)):
         found[table].grants.add(privilege)
     return found

@@ -34,16 +34,23 @@ def dropped_tables(tables: Mapping[str, Found]) -> Iterator[Change]:
             if other != name
             and any(f" REFERENCES {quoted(name)}(" in d for d in found.constraints.values())
         }
-        for name in sorted(waiting.keys() - pointed or waiting):
-            found = waiting.pop(name)
+        if not waiting.keys() - pointed:
+            yield from (_in_a_circle(name) for name in waiting)
+            return
+        for name in sorted(waiting.keys() - pointed):
             yield Change(
                 name,
                 "dropped",
                 (f"drop table {quoted(name)}",),
-                tuple(_made_again(name, found)),
+                tuple(_made_again(name, waiting.pop(name))),
                 loss=f"the table `{name}` is neither the contract's nor one of db/tables.py: it"
                 " would be dropped with all its rows",
             )
+
+
+def _in_a_circle(name: str) -> Change:
+    reason = "is to be dropped and stands in a circle of references: take one of them away first"
+    return Change(name, "dropped", (), (), loss=f"the table `{name}` {reason}")
 
 
 def _made_again(name: str, found: Found) -> Iterator[str]:

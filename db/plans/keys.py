@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from db.columns import quoted
 from db.plans import ddl
-from db.plans.catalogue import Found
+from db.plans.catalogue import BROKEN, Found
 from db.plans.change import Change
 from openapi.tables import Table, reference_name
 
@@ -109,7 +109,7 @@ def index_dropped(table: Table, name: str, was: Found) -> Change:
         table.name,
         f"{name} dropped",
         (f"drop index concurrently if exists {name}",),
-        (index(table.name, name, was),),
+        (index(table.name, name, was),) if was.indexes[name] != BROKEN else (),
         online=True,
     )
 

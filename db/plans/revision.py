@@ -52,7 +52,7 @@ def render(number: str, before: str, name: str, changes: Sequence[Change]) -> Re
         number=number,
         before=before,
         upgrade="\n".join(upgrade),
-        downgrade="\n".join(downgrade),
+        downgrade="\n".join(downgrade) or "    pass",
     )
     return Revision(f"{number}_{name}.py", text)
 
