@@ -20,6 +20,7 @@ from resilience import (
     hostile,
     locks,
     migrations,
+    overload,
     refusals,
     report,
     restore,
@@ -27,6 +28,7 @@ from resilience import (
     roll,
     rotation,
     soak,
+    unread,
 )
 from resilience.report import Row
 from resilience.scenario import NotRun, Scenario, Trial
@@ -44,6 +46,8 @@ THEMES = (
     rotation,
     clocks,
     refusals,
+    overload,
+    unread,
     soak,
 )
 ALL = tuple(scenario for theme in THEMES for scenario in theme.SCENARIOS)

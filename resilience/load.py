@@ -120,7 +120,7 @@ class Connection:
         if not self._streams:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
-        writer.write(_bytes(request, fresh))
+        writer.write(sent_as(request, fresh))
         await writer.drain()
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         pairs = (line.split(":", 1) for line in head[1:] if ":" in line)
@@ -129,7 +129,7 @@ class Connection:
         return int(head[0].split()[1]), headers, body
 
 
-def _bytes(request: Request, fresh: bool) -> bytes:
+def sent_as(request: Request, fresh: bool) -> bytes:
     lines = [f"{request.method} {request.path} HTTP/1.1", "Host: 127.0.0.1"]
     if request.token:
         lines.append(f"Authorization: Bearer {request.token}")

@@ -14,6 +14,7 @@ from handlers.runtime.lifecycle import look
 from handlers.runtime.metrics import Metrics
 from handlers.runtime.protocol import Protocol
 
+MOST_CONNECTIONS = 32
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
@@ -55,7 +56,7 @@ async def serving(application: ASGIApp, host: str, port: int | None) -> AsyncIte
             host=host,
             port=port,
             # Counted apart: what an operator does is no request of the service.
-            http=partial(Protocol, metrics=Metrics({})),  # type: ignore[arg-type]
+            http=partial(Protocol, metrics=Metrics({}), most=MOST_CONNECTIONS),  # type: ignore[arg-type]
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -63,7 +64,6 @@ async def serving(application: ASGIApp, host: str, port: int | None) -> AsyncIte
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=16,
             timeout_graceful_shutdown=1,
         )
     )

@@ -19,7 +19,7 @@ from db import address, demands
 from db.database import Database
 from handlers import resource
 from handlers.keys import KeyRing, KeysError
-from handlers.runtime import admin, schemas
+from handlers.runtime import admin, bodies, schemas
 from handlers.runtime.counts import Shared
 from handlers.runtime.docs import Docs
 from handlers.runtime.exposition import Exposition, render
@@ -74,6 +74,7 @@ def create_app(
         database=database,
         contract=contract,
         limits=Limits(contract.name, shared, settings.guest_limit),
+        room=bodies.Room(),
         validate_responses=settings.validate_responses,
         lent={
             "clock": clock,

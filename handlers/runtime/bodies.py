@@ -8,12 +8,15 @@ from typing import Any
 import orjson
 from starlette.types import Receive
 
+from db.errors import Unavailable
 from handlers.runtime.problems import Fault, Problem
 from handlers.runtime.schemas import checker
 
 MOST_BYTES = 1_048_576
 MOST_SECONDS = 10
 MOST_DEPTH = 64
+# What bodies may hold together while they arrive; those this small are taken all the same.
+MOST_TOGETHER, SMALL = 67_108_864, 16_384
 
 Headers = list[tuple[bytes, bytes]]
 TWICE = "an object names a member twice"
@@ -24,15 +27,21 @@ class Malformed(Exception):
     """A body that is no JSON that the service takes; the text says why."""
 
 
+class Room:
+    """How many bytes are held by bodies that have not arrived whole."""
+
+    held = 0
+
+
 def reader(
-    declared: dict[str, Any],
+    declared: dict[str, Any], room: Room
 ) -> Callable[[Headers, Receive], Awaitable[tuple[Any, list[Fault]]]]:
     """Return a function that reads a requestBody without `$ref` into (value, faults)."""
     required, content = declared.get("required", False), declared["content"]
     checks = {kind: checker(content[kind]["schema"], "body", sent=True) for kind in content}
 
     async def read(headers: Headers, receive: Receive) -> tuple[Any, list[Fault]]:
-        raw = await _bytes(receive)
+        raw = await _bytes(receive, room)
         if not raw:
             return None, [Fault("body", "", "missing")] if required else []
         check = checks[_media_type(headers, checks)]
@@ -98,7 +107,7 @@ def _distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-async def _bytes(receive: Receive) -> bytes:
+async def _bytes(receive: Receive, room: Room) -> bytes:
     chunks: list[bytes] = []
     size = 0
     try:
@@ -109,14 +118,19 @@ async def _bytes(receive: Receive) -> bytes:
                     raise ConnectionResetError
                 chunk = message.get("body", b"")
                 size += len(chunk)
+                room.held += len(chunk)
                 if size > MOST_BYTES:
                     raise Problem("body-too-large", TOO_LARGE, headers={"Connection": "close"})
+                if room.held > MOST_TOGETHER and size > SMALL:
+                    raise Unavailable("too many large bodies at once")
                 chunks.append(chunk)
                 if not message.get("more_body"):
                     return b"".join(chunks)
     except TimeoutError:
         late = "The request did not arrive in time"
         raise Problem("request-timeout", late, headers={"Connection": "close"}) from None
+    finally:
+        room.held -= size
 
 
 def _media_type(headers: Headers, known: Iterable[str]) -> str:

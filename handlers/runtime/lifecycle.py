@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import resource
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ GRACE = 10
 TICK = 0.1  # uvicorn's
 # Ticks from one look at the connections' deadlines to the next.
 LOOK = 5
+MOST_CONNECTIONS = 10_000
+SPARE = 200
 
 log = structlog.get_logger("covenant.lifecycle")
 
@@ -79,13 +82,19 @@ def look(server: uvicorn.Server, counter: int) -> None:
             connection.look(now)  # type: ignore[union-attr]
 
 
+def most_connections() -> int:
+    """How many there may be, so that descriptors are left for the database and the rest."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MOST_CONNECTIONS if soft < 0 else max(1, min(MOST_CONNECTIONS, soft - SPARE))
+
+
 def server(app: object, settings: Settings, status: Status, metrics: Metrics) -> Server:
     """Return a server that is ready to run `app`."""
     config = uvicorn.Config(
         app,  # type: ignore[arg-type]
         host=settings.host,
         port=settings.port,
-        http=partial(Protocol, metrics=metrics),  # type: ignore[arg-type]
+        http=partial(Protocol, metrics=metrics, most=most_connections()),  # type: ignore[arg-type]
         ws="none",
         loop="uvloop",
         lifespan="on",

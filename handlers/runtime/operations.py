@@ -38,6 +38,7 @@ class Services:
     database: Database
     contract: Contract
     limits: Limits
+    room: bodies.Room
     validate_responses: bool
     lent: Mapping[str, Any]
 
@@ -56,7 +57,7 @@ class Operation:
         self._query = [p for p in readers if p.where == "query"]
         self._headers = [p for p in readers if p.where == "header"]
         self._known = frozenset(p.name for p in self._query)
-        self._read_body = bodies.reader(declared.body) if declared.body else None
+        self._read_body = bodies.reader(declared.body, services.room) if declared.body else None
         self._limit = services.limits.of(declared)
         self._status = next(int(code) for code in declared.responses if code.startswith("2"))
         self._checks = _response_checks(declared) if services.validate_responses else {}

@@ -2,12 +2,14 @@
 
 import math
 import secrets
+from itertools import islice
 from typing import Any
 from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from db.errors import Unavailable
 from handlers.runtime import problems
 from handlers.runtime.answers import PROBLEM
 from handlers.runtime.cycle import cycle
@@ -24,9 +26,16 @@ from handlers.runtime.problems import Fault, Problem
 from handlers.runtime.telemetry import request_line
 
 HEAD_SECONDS = 5
+UNREAD_SECONDS = 30  # how long an answer may lie here because its client does not read on
+MOST_LOOKED_AT = 100  # connections, for one that may go
 # With the request line's other words, and the colon and line end of each field.
 MOST_RAW_BYTES = MOST_HEADER_BYTES + 1024
-REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+REASONS = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+    503: b"Service Unavailable",
+}
 
 
 class Protocol(HttpToolsProtocol):
@@ -36,9 +45,11 @@ class Protocol(HttpToolsProtocol):
     that are set and cancelled for each request cost more than the rest of the parsing.
     """
 
-    def __init__(self, *args: Any, metrics: Metrics, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, metrics: Metrics, most: int, **kwargs: Any) -> None:
+        """`most` is how many connections there may be."""
         super().__init__(*args, **kwargs)
         self._metrics = metrics
+        self._most = most
         self._in_head = True
         self._ended = False
         self._head_bytes = 0
@@ -48,13 +59,31 @@ class Protocol(HttpToolsProtocol):
         self._deadline = math.inf
         self._idle = False
         self._timed_from = 0.0
+        self._unread_since = math.inf
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self._expect(HEAD_SECONDS)
+        if len(self.connections) > self._most and not self._make_room():
+            self._refuse(problems.of(Unavailable("too many connections")))
+            self.transport.close()
+
+    def _make_room(self) -> bool:
+        """End a connection that only waits for its client's next request."""
+        for other in islice(self.connections, MOST_LOOKED_AT):
+            if isinstance(other, Protocol) and other._idle and not other.transport.is_closing():
+                other.transport.close()
+                return True
+        return False
 
     def look(self, now: float) -> None:
         """End the connection if what is awaited is late; `now` is the event loop's time."""
+        if not self.transport.get_write_buffer_size():
+            self._unread_since = math.inf
+        elif now - self._unread_since > UNREAD_SECONDS:
+            self.transport.abort()  # to close it would wait for the client to read
+        else:
+            self._unread_since = min(self._unread_since, now)
         if now < self._deadline or self._ended or self.transport.is_closing():
             return
         self._deadline = math.inf
@@ -184,8 +213,8 @@ class Protocol(HttpToolsProtocol):
             b"HTTP/1.1 %d %s" % (problem.status, REASONS[problem.status]),
             b"content-type: " + PROBLEM.encode(),
             b"content-length: %d" % len(body),
-            b"connection: close",
             b"x-request-id: " + request_id.encode(),
+            *(f"{n}: {v}".encode() for n, v in {**problem.headers, "Connection": "close"}.items()),
             *(b": ".join(header) for header in SECURITY_HEADERS),
             b"content-security-policy: " + POLICY,
         ]
