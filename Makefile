@@ -48,7 +48,8 @@ client: $(VENV)/local.stamp $(VENV)/client/stamp ## Write a typed Python client 
 
 client-ts: $(VENV)/local.stamp ## Write the contract's types for TypeScript: build/client-ts (needs Node)
 	@mkdir -p build && $(BIN)/python -m openapi.public > build/openapi.json
-	npx --yes openapi-typescript@$(OPENAPI_TYPESCRIPT) build/openapi.json -o build/client-ts/contract.ts
+	npx --yes openapi-typescript@$(OPENAPI_TYPESCRIPT) build/openapi.json \
+	  --default-non-nullable=false -o build/client-ts/contract.ts
 	npx --yes --package typescript@$(TYPESCRIPT) tsc --noEmit --strict build/client-ts/contract.ts
 
 ##@ Deploy

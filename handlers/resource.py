@@ -77,7 +77,7 @@ def _resource(operation: Operation, table: Table) -> Resource:
         ),
         key=key,
         above=referred[parents[-1]] if parents else "organizations",
-        columns=tuple(c for c in table.columns if c.name in sent and c.name not in parents),
+        columns=tuple(c for c in table.columns if c.name in sent - {"org_id", *parents}),
         conditional=any(_is_header(p, "if-match") for p in operation.parameters),
     )
 
