@@ -36,6 +36,19 @@ def test_the_whole_way_from_guest_to_project_works(pooled: Service) -> None:
         assert acme.http.delete(f"/orgs/{acme.org}").status_code == 204
 
 
+def test_a_key_is_honoured(pooled: Service) -> None:
+    with tenant(pooled, "Acme") as acme:
+        for path in ("/orgs", f"/orgs/{acme.org}/projects"):
+            sent = {"json": {"name": "Once"}, "headers": {"Idempotency-Key": path}}
+            with ThreadPoolExecutor(3) as pool:
+                at_once = list(pool.map(lambda _, p=path, s=sent: acme.http.post(p, **s), range(3)))
+            made = {a.content for a in at_once if a.status_code == 201}
+            assert len(made) == 1
+            again = acme.http.post(path, **sent)
+            assert again.headers["idempotency-replayed"] == "true"
+            assert {again.content} == made
+
+
 def test_two_tenants_at_once_see_their_own_rows_only(pooled: Service) -> None:
     with tenant(pooled, "Acme") as acme, tenant(pooled, "Rival") as rival:
         own = {t.org: t.project("Own")["id"] for t in (acme, rival)}
