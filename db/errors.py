@@ -24,7 +24,15 @@ class NotFound(DbError):
 
 
 class BrokenReference(NotFound):
-    """A reference would lead nowhere: of a row that is written, or to a row that is deleted."""
+    """A reference would lead nowhere: of a row that is written, or to a row that is deleted.
+
+    `column` is the one that a client may mend.
+    """
+
+    def __init__(self, constraint: str, column: str | None = None) -> None:
+        super().__init__(constraint)
+        self.constraint = constraint
+        self.column = column
 
 
 class Conflict(DbError):
@@ -95,7 +103,7 @@ def meaning(error: Error) -> DbError | None:
     if isinstance(error, errors.RestrictViolation):
         return InUse()
     if isinstance(error, errors.ForeignKeyViolation):
-        return BrokenReference()
+        return BrokenReference(error.diag.constraint_name or "")
     if isinstance(error, (errors.DataError, errors.CheckViolation, errors.NotNullViolation)):
         return Invalid("body", "", "holds a value that cannot be stored")
     if isinstance(error, errors.InsufficientPrivilege):

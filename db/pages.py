@@ -1,7 +1,6 @@
 """Pages of a list: keyset paging, with an opaque cursor."""
 
 import base64
-from typing import Any
 from uuid import UUID
 
 import orjson
@@ -23,16 +22,20 @@ def position(cursor: str | None) -> str:
         raise no_cursor() from None
 
 
-def sorted_position(cursor: str, sort: str) -> tuple[str | None, str]:
-    """Return the value and the id behind which a page of this order begins. Raises `Invalid`."""
+def is_plain(cursor: str) -> bool:
+    """Whether a cursor is one of a list in order of its ids."""
+    return len(cursor) == 22
+
+
+def sorted_position(cursor: str) -> tuple[str, str | None, str]:
+    """Return the order, the value and the id behind which a page begins. Raises `Invalid`."""
     try:
-        made: Any = orjson.loads(_decoded(cursor))
-        made_for, value, id = made
+        sort, value, id = orjson.loads(_decoded(cursor))
     except (ValueError, TypeError):
         raise no_cursor() from None
-    if made_for != sort or not isinstance(value, str | None) or not _is_id(id):
+    if not isinstance(sort, str) or not isinstance(value, str | None) or not _is_id(id):
         raise no_cursor()
-    return value, id
+    return sort, value, id
 
 
 def cursor(id: str) -> str:

@@ -6,8 +6,7 @@ operation's arguments by name; a handler of the user's own may call it as its ar
 
 import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -18,8 +17,9 @@ from db import ids, listings, pages, resources
 from db.errors import BrokenReference, InUse, Invalid, NotFound, Stale
 from db.resources import Rows
 from db.tenancy import Door, Row
+from handlers import columns
 from openapi.contract import Operation
-from openapi.tables import Column, Table
+from openapi.tables import Column, Table, reference_name
 
 Handler = Callable[..., Coroutine[Any, Any, Any]]
 # From a schema and where its values are to what finds the faults of a value.
@@ -40,6 +40,10 @@ class Resource:
     above: str  # the table of the last path parameter before the row's own
     columns: tuple[Column, ...]  # that the body may name
     conditional: bool
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self.columns]
 
     def ids(self, arguments: Mapping[str, Any]) -> list[str]:
         return [arguments[name] for name in self.key]
@@ -83,16 +87,14 @@ def _resource(operation: Operation, table: Table) -> Resource:
 
 
 def _create(of: Resource, checker: Checker) -> Handler:
-    table = of.rows.table
-    columns = of.columns
-    rows = Rows(table, (*of.rows.key, "id"), of.rows.tagged)
-    sql = resources.insert(rows, [column.name for column in columns])
+    rows = Rows(of.rows.table, (*of.rows.key, "id"), of.rows.tagged)
+    sql = resources.insert(rows, of.names)
     path = of.operation.path
 
     async def create(tenant: Door, body: dict[str, Any] | None, **arguments: Any) -> Any:
         id = ids.new()
-        values = _values(body or {}, columns)
-        [row] = await tenant.fetch(sql, *of.ids(arguments), id, *values)
+        values = _values(of, body or {})
+        [row] = await _write(of, tenant, sql, *of.ids(arguments), id, *values)
         return of.answer(row, 201, {"Location": f"{path.format(**arguments)}/{id}"})
 
     return create
@@ -116,6 +118,7 @@ def _get(of: Resource, checker: Checker) -> Handler:
 def _list(of: Resource, checker: Checker) -> Handler:
     query = [p["name"] for p in of.operation.parameters if p["in"] == "query"]
     filters = [c for name in query if (c := of.rows.table.column(name))]
+    sorts = [w for p in of.operation.parameters if p["name"] == "sort" for w in p["schema"]["enum"]]
 
     @cache
     def sql(given: tuple[str, ...], sort: str | None, after: str) -> str:
@@ -124,9 +127,9 @@ def _list(of: Resource, checker: Checker) -> Handler:
 
     async def list_(tenant: Door, **arguments: Any) -> Any:
         given = [column for column in filters if column.name in arguments]
-        values = [_text(column, arguments[column.name], "query") for column in given]
-        limit, sort = arguments.get("limit", PAGE), arguments.get("sort")
-        after, position = _position(sort, arguments.get("cursor"))
+        values = [columns.text(column, arguments[column.name], "query") for column in given]
+        limit = arguments.get("limit", PAGE)
+        sort, after, position = _position(sorts, arguments.get("sort"), arguments.get("cursor"))
         bound = [*of.ids(arguments), *values, *position, str(limit + 1)]
         try:
             found = await tenant.fetch(sql(tuple(c.name for c in given), sort, after), *bound)
@@ -138,25 +141,20 @@ def _list(of: Resource, checker: Checker) -> Handler:
 
 
 def _replace(of: Resource, checker: Checker) -> Handler:
-    columns = of.columns
-    sql = resources.replace(
-        of.rows, [column.name for column in columns], conditional=of.conditional
-    )
+    sql = resources.replace(of.rows, of.names, conditional=of.conditional)
 
-    async def replace(tenant: Door, body: dict[str, Any] | None, **arguments: Any) -> Any:
-        values = _values(body or {}, columns)
-        condition = _condition(of, arguments)
-        found = await tenant.fetch(sql, *of.ids(arguments), *values, *condition)
+    async def replace_(tenant: Door, body: dict[str, Any] | None, **arguments: Any) -> Any:
+        values, condition = _values(of, body or {}), _condition(of, arguments)
+        found = await _write(of, tenant, sql, *of.ids(arguments), *values, *condition)
         return of.answer(_changed(found, condition), 200)
 
-    return replace
+    return replace_
 
 
 def _update(of: Resource, checker: Checker) -> Handler:
     """JSON merge patch (RFC 7396). Only what merges into stored objects needs to see them first."""
-    columns = of.columns
-    sql = resources.update(of.rows, [column.name for column in columns], conditional=of.conditional)
-    checks = {c.name: checker(c.schema) for c in columns if c.schema["type"] == "object"}
+    sql = resources.update(of.rows, of.names, conditional=of.conditional)
+    checks = {c.name: checker(c.schema) for c in of.columns if c.schema["type"] == "object"}
     lock = resources.lock(of.rows, list(checks)) if checks else ""
 
     async def update(tenant: Door, body: dict[str, Any] | None, **arguments: Any) -> Any:
@@ -165,9 +163,10 @@ def _update(of: Resource, checker: Checker) -> Handler:
             async with tenant.transaction() as tx:
                 stored = _one(await tx.fetch(lock, *place))
                 whole = body | dict(_merged(body, checks, stored))
-                found = await tx.fetch(sql, *place, *_patch(of, whole), *condition)
+                inside = replace(tenant, within=tx)
+                found = await _write(of, inside, sql, *place, *_patch(of, whole), *condition)
         else:
-            found = await tenant.fetch(sql, *place, *_patch(of, body), *condition)
+            found = await _write(of, tenant, sql, *place, *_patch(of, body), *condition)
         return of.answer(_changed(found, condition), 200)
 
     return update
@@ -195,6 +194,17 @@ _VERBS = {
     "update": _update,
     "delete": _delete,
 }
+
+
+async def _write(of: Resource, tenant: Door, sql: str, *values: str | None) -> list[Row]:
+    """Return what a statement answers. Raises `DbError`, which names the column at fault."""
+    try:
+        return await tenant.fetch(sql, *values)
+    except BrokenReference as error:
+        table = of.rows.table.name
+        named = {reference_name(table, column.name): column.name for column in of.columns}
+        error.column = named.get(error.constraint)
+        raise
 
 
 def _one(rows: list[Row]) -> Row:
@@ -225,30 +235,33 @@ def _tags(header: str, *, weak: bool) -> list[str]:
     return [tag for mark, tag in found if _TAG.fullmatch(tag) and (weak or not mark)]
 
 
-def _position(sort: str | None, cursor: str | None) -> tuple[str, list[str | None]]:
-    """Return what the position has, as `listings.page` names it, and its values."""
-    if sort is None:
-        return "id", [pages.position(cursor)]
+def _position(
+    sorts: Sequence[str], sort: str | None, cursor: str | None
+) -> tuple[str | None, str, list[str | None]]:
+    """Return the order, what the position has, as `listings.page` names it, and its values.
+
+    A cursor of a sorted list goes on in its order; asking for another one is a fault.
+    """
     if cursor is None:
-        return "", []
-    value, id = pages.sorted_position(cursor, sort)
-    return ("null", [id]) if value is None else ("value", [value, id])
+        return (sort, "", []) if sort else (None, "id", [pages.START])
+    if not sorts or (sort is None and pages.is_plain(cursor)):
+        return None, "id", [pages.position(cursor)]
+    made_for, value, id = pages.sorted_position(cursor)
+    if made_for not in sorts or sort not in (None, made_for):
+        raise pages.no_cursor()
+    return (made_for, "null", [id]) if value is None else (made_for, "value", [value, id])
 
 
-def _values(body: Mapping[str, Any], columns: Sequence[Column]) -> list[str | None]:
-    return [_text(column, body.get(column.name, column.default)) for column in columns]
+def _values(of: Resource, body: Mapping[str, Any]) -> list[str | None]:
+    return [columns.text(column, body.get(column.name, column.default)) for column in of.columns]
 
 
 def _patch(of: Resource, body: Mapping[str, Any]) -> list[str | None]:
     """Return what `resources.update` binds, but for the tags."""
     values: list[str | None] = []
     for column in of.columns:
-        values += _flag(column.name in body), _text(column, body.get(column.name))
-    return [*values, _flag(bool(body))] if of.rows.table.column("updated_at") else values
-
-
-def _flag(value: bool) -> str:
-    return "true" if value else "false"
+        values += columns.flag(column.name in body), columns.text(column, body.get(column.name))
+    return [*values, columns.flag(bool(body))] if of.rows.table.column("updated_at") else values
 
 
 def _merged(
@@ -257,60 +270,10 @@ def _merged(
     """Yield the objects that a patch makes of those stored. Raises `Invalid`."""
     for (name, check), old in zip(checks.items(), stored, strict=True):
         if isinstance(body.get(name), dict):
-            merged = merge(orjson.loads(old or b"null"), body[name])
+            merged = columns.merge(orjson.loads(old or b"null"), body[name])
             for fault in check(merged):
                 raise Invalid("body", f"/{name}{fault.pointer}", f"merged: {fault.detail}")
             yield name, merged
-
-
-def merge(target: Any, patch: Any) -> Any:
-    """Return a value with a merge patch applied (RFC 7396 section 2)."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = merge(result.get(name), value)
-    return result
-
-
-def _text(column: Column, value: Any, where: str = "body") -> str | None:
-    """Return a value of a column as PostgreSQL reads it. Raises `Invalid`."""
-    match value:
-        case None:
-            return None
-        case str():
-            bounded = _BOUNDED.get(column.schema.get("format", ""))
-            try:
-                return bounded(value) if bounded else value
-            except (ValueError, OverflowError):
-                unit = f"not a {column.schema['format']} of the years 1 to 9999"
-                raise Invalid(where, f"/{column.name}", unit) from None
-        case bool():
-            return _flag(value)
-        case dict() | list():
-            return orjson.dumps(value).decode()
-    return str(value)
-
-
-def _time(text: str) -> str:
-    """Return a time in UTC: a leap second as the next one, digits below microseconds cut off.
-
-    Raises `ValueError` and `OverflowError`: RFC 3339 has a year 0 and, in UTC, a year 10000.
-    """
-    text = text.upper()
-    leap = text[17:19] == "60"
-    time = datetime.fromisoformat(f"{text[:17]}59{text[19:]}" if leap else text).astimezone(UTC)
-    return (time + timedelta(seconds=1) if leap else time).isoformat()
-
-
-def _date(text: str) -> str:
-    return date.fromisoformat(text).isoformat()
-
-
-_BOUNDED = {"date-time": _time, "date": _date}
 
 
 def _text_of(field: bytes | None) -> str:

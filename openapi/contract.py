@@ -131,11 +131,16 @@ def load(file: Path = DEFAULT, handlers: Path | None = DEFAULT_HANDLERS) -> Cont
 
 
 def public_document(contract: Contract) -> dict[str, Any]:
-    """Return what clients are served: no x- keys, and requests go to the origin they came from."""
+    """Return what clients are served: no x- keys, and requests go to the origin they came from.
+
+    An enum that is nullable names null, which OpenAPI 3.0.3 demands and people forget.
+    """
     document = deepcopy(contract.document)
-    for _, _, node in rules.walk(document):
+    for _, kind, node in rules.walk(document):
         for key in [key for key in node if key.startswith("x-")]:
             del node[key]
+        if kind == "schema" and node.get("nullable") is True and "enum" in node:
+            node["enum"] = [value for value in node["enum"] if value is not None] + [None]
     return document | {"servers": [{"url": "/"}]}
 
 

@@ -47,6 +47,37 @@ def _operations(
             yield from _body(document, place, verb, operation, schema)
         if verb == "list":
             yield from _filters(document, place, schema)
+        yield from _answers(document, place, verb, operation, schema)
+
+
+def _answers(
+    document: Any, place: Place, verb: str, operation: Any, schema: dict[str, Any]
+) -> Iterator[Finding]:
+    """What can stand in the way of a change is among the answers."""
+    codes, here = table(operation, "responses"), (*place, "responses")
+    parameters = parameters_of(document, place)
+    if "409" not in codes:
+        if verb in ("create", "replace", "update") and entries(schema["x-table"], "unique"):
+            yield here, "lacks 409: the table has a unique key"
+        if verb == "delete" and (by := _held_by(document, schema["x-table"].get("name"))):
+            yield here, f"lacks 409: rows of `{by}` keep what they refer to"
+    if "412" not in codes and ("If-Match", "header") in parameters:
+        yield here, "lacks 412, which a stale If-Match is answered with"
+
+
+def _held_by(document: Any, name: Any) -> str | None:
+    """Return a table whose rows keep those of `name`, or those that would go with them."""
+    names, seen = [name], set()
+    while names:
+        seen.add(name := names.pop())
+        for _, other in schemas(document):
+            for to in table(other, "x-table", "references").values():
+                by = other["x-table"].get("name")
+                if table(to).get("table") == name and table(to).get("on_delete") != "cascade":
+                    return str(by)
+                if table(to).get("table") == name and by not in seen:
+                    names.append(by)
+    return None
 
 
 def _path(document: Any, place: Place, verb: str, schema: dict[str, Any]) -> Iterator[Finding]:

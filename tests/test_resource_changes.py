@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from handlers.resource import merge
+from handlers.columns import merge
 from tests.fix_postgres import Postgres
 from tests.fix_resources import Desk, Owner, desk, owner
 

@@ -110,6 +110,9 @@ def test_a_reference_to_anothers_row_answers_as_one_to_none(
             for id_of in (acme.id, lambda table: ids.new())
         ]
         assert _plain(answers[0]) == _plain(answers[1]) == (404, "not-found")
+        faults = [answer.json()["errors"] for answer in answers]
+        assert faults[0] == faults[1]
+        assert faults[0][0]["pointer"].removeprefix("/") in body
 
 
 def _plain(answer: Any) -> tuple[int, str]:

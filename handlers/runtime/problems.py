@@ -6,7 +6,17 @@ from typing import Any
 
 import orjson
 
-from db.errors import Conflict, DiskFull, InUse, Invalid, NotFound, Stale, TooSlow, Unavailable
+from db.errors import (
+    BrokenReference,
+    Conflict,
+    DiskFull,
+    InUse,
+    Invalid,
+    NotFound,
+    Stale,
+    TooSlow,
+    Unavailable,
+)
 from handlers.security import MissingToken
 from handlers.tokens import InvalidToken
 
@@ -79,6 +89,9 @@ def of(error: Exception) -> Problem:
     match error:
         case Problem():
             return error
+        case BrokenReference(column=str(column)):
+            fault = Fault("body", f"/{column}", "refers to nothing that is here")
+            return Problem("not-found", "There is nothing that the body names", errors=[fault])
         case NotFound():
             return Problem("not-found", "There is nothing here")
         case InUse():

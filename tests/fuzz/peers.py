@@ -116,6 +116,8 @@ class Peer:
                 break
         if answer.status_code == 404:
             return NOWHERE
+        if answer.status_code == 409:  # there can be no more of them
+            return (self._alive.get(collection) or [NOWHERE])[-1]
         id: str = self._expect(answer, 201)["id"]
         self.made(collection, id)
         return id
@@ -146,11 +148,11 @@ def example(operation: Operation, suffix: str = "") -> Any:
     """Return the example body of an operation; `suffix` makes its free texts others."""
     if operation.body is None:
         return None
-    (content,) = operation.body["content"].values()
+    content = next(iter(operation.body["content"].values()))
     body = dict(content["example"])
     for name, schema in content["schema"].get("properties", {}).items():
-        text = f"{body.get(name)}{suffix}"
-        fits = "pattern" in schema and len(text) <= schema["maxLength"]
-        if name in body and fits and re.search(schema["pattern"], text):
-            body[name] = text
+        if name in body and "pattern" in schema:
+            texts = (f"{body[name]}{suffix}", f"{body[name]}{suffix.strip()}")
+            fits = (t for t in texts if len(t) <= schema["maxLength"])
+            body[name] = next((t for t in fits if re.search(schema["pattern"], t)), body[name])
     return body

@@ -53,9 +53,18 @@ class Run:
 
 
 def run(
-    service: Service, contract: Contract, folder: Path, *, seed: int, examples: int, seconds: float
+    service: Service,
+    contract: Contract,
+    folder: Path,
+    *,
+    seed: int,
+    examples: int,
+    seconds: float,
+    paths: str = "",
 ) -> Run:
     """Fuzz the service with at most `examples` for each operation and phase.
+
+    `paths` is a regular expression of the paths that are fuzzed, all when it is empty.
 
     The reports go to `folder`, a new one. Raises `subprocess.TimeoutExpired` after `seconds`.
     """
@@ -78,6 +87,7 @@ def run(
         *("run", f"{service.url}/openapi.json", "--checks", "all", "--no-color"),
         *("--seed", str(seed), "--max-examples", str(examples)),
         *("--report", "json", "--report-json-path", str(report)),
+        *(("--include-path-regex", paths) if paths else ()),
     ]
     # Measuring the coverage of the fuzzer itself would only make it slower.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
@@ -87,6 +97,7 @@ def run(
         "PYTHONHASHSEED": "0",
         "SCHEMATHESIS_HOOKS": "tests.fuzz.hooks",
         "FUZZ_URL": service.url,
+        "FUZZ_CONTRACT": str(contract.file),
         "FUZZ_COUNTS": str(counts),
         "FUZZ_PEERS": str(peers),
         "FUZZ_STRANGER": stranger.token(stranger.home),
