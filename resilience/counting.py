@@ -111,6 +111,5 @@ SCENARIOS = (
         "redis",
         "Redis away: no read fails, each replica counts for itself; back, it counts within 5 s",
         away,
-        short=True,
     ),
 )

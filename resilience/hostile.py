@@ -212,6 +212,5 @@ SCENARIOS = (
         "hostile",
         "too large, too deep, ambiguous: 413, 431, 400; 200 MiB cost less than 4 MiB of memory",
         refused,
-        short=True,
     ),
 )

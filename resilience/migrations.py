@@ -184,7 +184,6 @@ SCENARIOS = (
         "migrate",
         "a revision waits behind a long transaction: 0 failed, readers' p99 under 500 ms",
         behind_a_lock,
-        short=True,
     ),
     Scenario("migrate-at-once", "6 processes migrate at once: all succeed, applied once", at_once),
     Scenario(

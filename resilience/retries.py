@@ -121,6 +121,5 @@ SCENARIOS = (
         "together",
         "a keyed write 3 times at once: one row, one first answer, the others equal or 409",
         together,
-        short=True,
     ),
 )

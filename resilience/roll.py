@@ -92,8 +92,8 @@ def rolling(trial: Trial) -> None:
         try:
             for replica in replicas:
                 replica.start()
-            with stage.haproxy(trial.folder, [r.port for r in replicas]) as port:
-                replies = _roll(trial, replicas, port, rollouts, least)
+            with stage.haproxy(trial.folder, [r.port for r in replicas]) as proxy:
+                replies = _roll(trial, replicas, proxy, rollouts, least)
         finally:
             for replica in replicas:
                 replica.stop()
@@ -104,16 +104,16 @@ def rolling(trial: Trial) -> None:
 
 
 def _roll(
-    trial: Trial, replicas: list[stage.Service], port: int, rollouts: int, least: int
+    trial: Trial, replicas: list[stage.Service], proxy: stage.Haproxy, rollouts: int, least: int
 ) -> list[Reply]:
-    acme, codes = stage.tenant(port), set()
-    with loading(port, *mixed(acme)) as load:
+    acme, codes = stage.tenant(proxy.port), set()
+    with loading(proxy.port, *mixed(acme)) as load:
         for _ in range(rollouts):
             for replica in replicas:
                 replica.signal(signal.SIGTERM)
                 codes.add(replica.wait())
                 replica.start()
-                time.sleep(0.5)  # the proxy sees it
+                until(lambda: proxy.up() == 2)  # a Deployment waits for it, too
         until(lambda: len(load.replies) >= least, 60)
         replies = load.stop()
     trial.note(f"{rollouts} rollouts of 2, exits {sorted(codes)}")
@@ -145,11 +145,11 @@ def killing(trial: Trial) -> None:
             for replica in replicas:
                 replica.start()
             ports = [r.port for r in replicas]
-            with stage.haproxy(trial.folder, ports, retries=stage.RETRIES) as port:
-                acme, number = stage.tenant(port), itertools.count()
+            with stage.haproxy(trial.folder, ports, retries=stage.RETRIES) as proxy:
+                acme, number = stage.tenant(proxy.port), itertools.count()
                 write = Stream("write", lambda _: acme.create(f"W {next(number)}"), clients=2)
                 read = Stream("read", lambda _: acme.list(), clients=4, pause=0.005)
-                with loading(port, read, write) as load:
+                with loading(proxy.port, read, write) as load:
                     time.sleep(1)
                     killed = time.monotonic()
                     replicas[0].signal(signal.SIGKILL)
