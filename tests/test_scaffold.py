@@ -22,7 +22,6 @@ from openapi.words import SAFE
 from tests.fix_service import ROOT
 
 TASKS = "title:string(1..200) done:boolean=false due:date-time? unique(title)"
-# Names of two letters: the client's generator cannot do with one that is called `d`.
 EVERY = """
     aa:string(1..200) bb:string(0..9)=x cc:text dd:text(3..90)? ee:integer ff:integer(-1..7)=3
     gg:number hh:number(0.5..1.5)? ii:boolean jj:boolean=true kk:date ll:date-time? mm:uuid
@@ -184,6 +183,7 @@ def test_nothing_is_left_beside_the_contract(file: Path) -> None:
         (("tasks", "a:text Title:text"), "FIELDS: word 2, `Title:text`: `Title` is no name"),
         (("tasks", "a:text a:text"), "FIELDS: word 2, `a:text`: `a` is there already"),
         (("tasks", "id:uuid"), "FIELDS: word 1, `id:uuid`: `id` is the service's"),
+        (("tasks", "to_dict:date"), "`to_dict` is a name that generated Python clients use"),
         (("tasks", "on:date"), "`on` is no name to every reader of YAML"),
         (("tasks", "a:bool"), "FIELDS: word 1, `a:bool`: unknown type `bool`"),
         (("tasks", "a:datetime"), "unknown type `datetime`; did you mean `date-time`?"),

@@ -38,6 +38,8 @@ TYPES = (
     *("string", "text", "integer", "number", "boolean", "date", "date-time", "uuid", "email"),
     *("enum", "array", "ref"),
 )
+# Of the code that openapi-python-client 0.29 writes around the fields, which they would hide.
+CLIENT = ("d", "cls", "field_dict", "to_dict", "from_dict")
 SNAKE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 ID = {"type": "string", "format": "uuid"}
 
@@ -128,6 +130,8 @@ def _field(word: str) -> Field:
         raise ScaffoldError(f"`{name}` is no name in snake_case of at most 40 characters")
     if name in ("true", "false", "null", "yes", "no", "on", "off"):
         raise ScaffoldError(f"`{name}` is no name to every reader of YAML")
+    if name in CLIENT:
+        raise ScaffoldError(f"`{name}` is a name that generated Python clients use themselves")
     if name in SERVICE_COLUMNS:
         raise ScaffoldError(f"`{name}` is the service's: it is there without being asked for")
     made = replace(_typed(name, kind, of), optional=bool(match["optional"]))
