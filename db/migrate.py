@@ -73,6 +73,8 @@ def _connected(url: str) -> Iterator[Connection]:
         parts = psycopg.conninfo.conninfo_to_dict(url, connect_timeout=5)
     except psycopg.Error:  # what libpq says of it repeats the password
         raise MigrationError("MIGRATION_DATABASE_URL: not a URL that libpq understands") from None
+    # Not by SET: a revision that waits where nobody waits for it ends that by RESET.
+    parts["options"] = f"{parts.get('options') or ''} -c lock_timeout={LOCK_TIMEOUT_MS}"
     engine = create_engine(
         "postgresql+psycopg://",
         connect_args=parts,
@@ -83,7 +85,6 @@ def _connected(url: str) -> Iterator[Connection]:
         with engine.connect() as connection:
             _refuse_too_old(connection)
             _lock(connection)
-            connection.execute(text(f"set lock_timeout = {LOCK_TIMEOUT_MS}"))
             connection.commit()
             yield connection.execution_options(isolation_level="READ COMMITTED")
     except DBAPIError as error:

@@ -338,6 +338,20 @@ def test_what_is_wider_takes_what_was_refused(stage: Stage) -> None:
     stage.insert(title="a" * 40, state="x")
 
 
+def test_what_sqlalchemy_or_psycopg_would_take_for_a_parameter_arrives_as_written(
+    stage: Stage,
+) -> None:
+    odd = {"type": "string", "maxLength": 20, "pattern": r"^(?:%s|:b|\d\.:c)*$"}
+    value = {"type": "string", "enum": ["%(a)s", ":b", "c::d", "e\\"], "default": ":b"}
+    assert stage.bring_up(changed(odd=odd, value=value))
+    assert stage.bring_up(changed(odd=odd, value=value)) is None
+    for text in ("%(a)s", ":b", "c::d", "e\\"):
+        stage.insert(title="new", odd="%s:b1.:c", value=text)
+        with psycopg.connect(stage.database.superuser_url) as superuser:
+            superuser.execute("delete from notes where title = 'new'")
+    stage.down()
+
+
 def test_a_column_that_is_required_gets_its_default_where_it_was_empty(stage: Stage) -> None:
     due = {"type": "string", "format": "date", "default": "2026-01-31"}
     stage.insert(due="2026-05-05")
@@ -610,6 +624,26 @@ def test_a_revision_begins_again_after_a_lock_was_not_to_be_had(
         done.start()
         until(lambda: len(attempts) > 2)
         writer.rollback()
+        done.join(30)
+    assert stage.bring_up(document) is None
+
+
+def test_an_index_is_built_however_long_others_write(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An open transaction makes the build wait for longer than a statement may wait for a lock."""
+    monkeypatch.setattr(migrate, "ATTEMPTS", 1)
+    waiting = f"""select from pg_stat_activity where datname = current_database()
+        and query like '%create index concurrently%' and pid <> pg_backend_pid()
+        and now() - query_start > interval '{migrate.LOCK_TIMEOUT_MS + 200} ms'"""
+    document = words(notes(), indexes=[["due"], ["count"]])
+    with psycopg.connect(stage.database.superuser_url) as writer:
+        writer.execute("update notes set count = count + 1")
+        done = Thread(target=stage.bring_up, args=(document,))
+        done.start()
+        with psycopg.connect(stage.database.superuser_url, autocommit=True) as superuser:
+            until(lambda: superuser.execute(waiting).rowcount == 1)
+        writer.commit()
         done.join(30)
     assert stage.bring_up(document) is None
 

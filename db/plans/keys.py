@@ -79,9 +79,11 @@ def _unique_added(table: Table, name: str, clause: str, old: str | None) -> Chan
         table.name,
         f"{name} added",
         (
-            f"drop index concurrently if exists {built}",
-            f"create unique index concurrently {built}"
-            f"\n    on {quoted(table.name)} {clause.removeprefix('unique ')}",
+            *_patiently(
+                f"drop index concurrently if exists {built}",
+                f"create unique index concurrently {built}"
+                f"\n    on {quoted(table.name)} {clause.removeprefix('unique ')}",
+            ),
             f"{alter}\n    drop constraint if exists {name},"
             f"\n    add constraint {name} unique using index {built}",
         ),
@@ -95,7 +97,7 @@ def index_added(table: Table, name: str) -> Change:
     return Change(
         table.name,
         f"{name} added",
-        (
+        _patiently(
             f"drop index concurrently if exists {name}",
             f"create index concurrently {name} on {quoted(table.name)} ({columns})",
         ),
@@ -108,10 +110,15 @@ def index_dropped(table: Table, name: str, was: Found) -> Change:
     return Change(
         table.name,
         f"{name} dropped",
-        (f"drop index concurrently if exists {name}",),
+        _patiently(f"drop index concurrently if exists {name}"),
         (index(table.name, name, was),) if was.indexes[name] != BROKEN else (),
         online=True,
     )
+
+
+def _patiently(*statements: str) -> tuple[str, ...]:
+    """What is done concurrently waits for every open transaction, and nobody waits for it."""
+    return "set lock_timeout = '5min'", *statements, "reset lock_timeout"
 
 
 def index(table: str, name: str, found: Found) -> str:
