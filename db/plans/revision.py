@@ -42,8 +42,11 @@ def render(number: str, before: str, name: str, changes: Sequence[Change]) -> Re
     online, rest = changes[: last + 1], changes[last + 1 :]
     upgrade = []
     if online:
-        upgrade.append("    # Each a transaction of its own, and fit to be run again. What is done")
-        upgrade.append("    # concurrently waits for every open transaction; nobody waits for it.")
+        upgrade.append("    # Each a transaction of its own, and fit to be run again.")
+        if any("concurrently" in s for change in online for s in change.upgrade):
+            upgrade.append(
+                "    # What is concurrent waits for open transactions; nobody waits for it."
+            )
         upgrade.append("    with op.get_context().autocommit_block():")
         upgrade += [_execute(s, 8) for change in online for s in change.upgrade]
     upgrade += [_execute(s, 4) for change in rest for s in change.upgrade]
