@@ -17,8 +17,11 @@ OTHER_LINES = ('"event":"request"', "security floor")
 def wrong(trial: Trial) -> None:
     """Start with one fault after the other."""
     with stage.postgres(trial.folder) as database:
-        slowest = 0.0
+        slowest, count = 0.0, 0
         for what, expected, url, settings in _faults(trial.folder, database):
+            if trial.short and what not in ("a short key", "no policy"):
+                continue
+            count += 1
             made = stage.Service(trial.folder, url, ROOT, **settings)
             began, answered = time.monotonic(), 0
             made.start(ready=False)
@@ -33,7 +36,7 @@ def wrong(trial: Trial) -> None:
             trial.demand(not answered, f"{what}: a request was served")
             if what == "no policy":
                 database.execute("alter table projects force row level security")
-        trial.note("6 faults, 0 requests served")
+        trial.note(f"{count} faults, 0 requests served")
         trial.within("exit after", slowest, LIMIT)
 
 
