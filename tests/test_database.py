@@ -15,7 +15,17 @@ import pytest
 
 from db import address, migrate, schema
 from db.database import Database as Connections
-from db.errors import Conflict, DbError, Invalid, NotFound, TooSlow, Unavailable, is_lost, meaning
+from db.errors import (
+    BrokenReference,
+    Conflict,
+    DbError,
+    Invalid,
+    NotFound,
+    TooSlow,
+    Unavailable,
+    is_lost,
+    meaning,
+)
 from db.tenancy import Door, as_nobody, as_tenant
 from tests.fix_postgres import Database, Postgres
 from tests.fix_proxy import Proxy, proxy
@@ -25,8 +35,8 @@ APP = "covenant_app"
 POLICY = "drop policy tenant_isolation on projects; create policy tenant_isolation on projects"
 BOUND = "org_id = (select nullif(current_setting('app.org_id', true), '')::uuid)"
 PLANTED = """
-import asyncio
-from handlers import projects
+import sys
+from types import SimpleNamespace
 from handlers.runtime import serve
 
 async def writes_in_get(org_id, project_id, tenant):
@@ -43,10 +53,12 @@ async def is_slow(org_id, body, tenant):
     async with tenant.transaction() as tx:
         await tx.fetch("select pg_sleep(20)")
 
-projects.get = writes_in_get
-projects.list_ = writes_in_get_in_a_transaction
-projects.delete = has_no_grant
-projects.create = is_slow
+sys.modules["handlers.projects"] = SimpleNamespace(
+    get=writes_in_get,
+    list_=writes_in_get_in_a_transaction,
+    delete=has_no_grant,
+    create=is_slow,
+)
 serve.serve()
 """
 
@@ -737,11 +749,12 @@ def test_errors_of_the_database_mean_what_they_say(database: Database) -> None:
     project = "insert into projects (org_id, id, name) values (%s, gen_random_uuid(), 'N')"
     cases: list[tuple[str, str, type[DbError] | None]] = [
         (org, project.replace("%s", "gen_random_uuid()"), NotFound),
-        (org, project.replace("%s", f"'{org}'"), NotFound),
+        (org, project.replace("%s", f"'{org}'"), BrokenReference),
         (org, "update projects set name = 'x'", None),
         (org, "select from used_org_ids", None),
-        (org, "select 1/0", None),
-        (org, f"insert into organizations (id, name) values ('{org}', null)", None),
+        (org, "select 1/0", Invalid),
+        (org, f"insert into organizations (id, name) values ('{org}', null)", Invalid),
+        (org, "select no_such_column from projects", None),
         (
             org,
             f"insert into organizations (id, name) values ('{org}', 'N'), ('{org}', 'N')",
