@@ -88,8 +88,7 @@ class Guard:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers = scope["headers"]
-        sent = _watched(headers)
+        sent = _watched(scope["headers"])
         context = Context(
             _request_id(sent),
             client_of(scope, self._trusted),
@@ -103,7 +102,7 @@ class Guard:
         send = self._dressed(send, context, sent)
         self._metrics.in_flight += 1
         try:
-            demand_bounds(headers, sent)
+            demand_bounds(sent)
             demand_framing(sent, scope["http_version"])
             if not (self._origins and await self._preflight(scope, send)):
                 await self._app(scope, receive, send)
@@ -163,27 +162,26 @@ class Guard:
         return True
 
     def _log(self, scope: Scope, context: Context) -> None:
-        extensions = scope["extensions"]
         seconds = context.seconds or time.perf_counter() - context.started
-        principal: dict[str, Any] = extensions.get("connexion_context", {}).get("token_info") or {}
-        operation = extensions.get(ROUTING_CONTEXT, {}).get("operation_id")
+        line: dict[str, Any] = {"request_id": context.request_id}
+        extensions, operation = scope["extensions"], None
+        if ROUTING_CONTEXT in extensions:
+            line["operation"] = operation = extensions[ROUTING_CONTEXT]["operation_id"]
+        line["method"] = context.method
+        line["status"] = context.status
+        line["duration_ms"] = round(seconds * 1000, 2)
+        if principal := extensions.get("connexion_context", {}).get("token_info"):
+            line["tenant"] = principal["org_id"]
+        if context.reason:
+            line["reason"] = context.reason
+        if context.trace_id:
+            line["trace_id"] = context.trace_id
         self._metrics.observe(operation, context.method, context.status, seconds)
-        self._write_line(
-            request_id=context.request_id,
-            operation=operation,
-            method=context.method,
-            status=context.status,
-            duration_ms=round(seconds * 1000, 2),
-            tenant=principal.get("org_id"),
-            reason=context.reason,
-            trace_id=context.trace_id,
-        )
+        self._write_line(line)
 
 
-def demand_bounds(headers: bodies.Headers, sent: Watched) -> None:
-    """Refuse what is larger than the service takes, before anything is done with it."""
-    if len(headers) > MOST_FIELDS or sum([len(n) + len(v) for n, v in headers]) > MOST_HEADER_BYTES:
-        raise headers_too_large()
+def demand_bounds(sent: Watched) -> None:
+    """Refuse a body that is larger than the service takes; `Protocol` has bounded the head."""
     bodies.demand_length(sent.get(b"content-length", ()))
     if len(sent.get(b"host", ())) != 1:
         raise problems.invalid([problems.Fault("header", "/host", "needed once")])

@@ -56,6 +56,7 @@ class Operation:
         self._path = [p for p in readers if p.where == "path"]
         self._query = [p for p in readers if p.where == "query"]
         self._headers = [p for p in readers if p.where == "header"]
+        self._takes_parameters = bool(readers)
         self._known = frozenset(p.name for p in self._query)
         self._read_body = bodies.reader(declared.body, services.room) if declared.body else None
         self._limit = services.limits.of(declared)
@@ -79,7 +80,10 @@ class Operation:
             fields: bodies.Headers = []
             context.fields = fields
             await self._limit(context.client, principal, fields)
-        arguments, faults = self._arguments(scope)
+        arguments: dict[str, Any] = {}
+        faults: list[Fault] = []
+        if self._takes_parameters or scope["query_string"]:
+            arguments, faults = self._arguments(scope)
         if self._read_body:
             arguments["body"], found = await self._read_body(scope["headers"], receive)
             faults += found
@@ -111,7 +115,8 @@ class Operation:
         door: tenancy.Door | None,
     ) -> dict[str, Any]:
         """Add to the request's arguments what the service lends to the handler."""
-        arguments.update(self._lent)
+        if self._lent:
+            arguments.update(self._lent)
         if self._takes_principal:
             arguments["token_info"] = principal
         if self._door:

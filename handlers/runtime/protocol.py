@@ -3,7 +3,7 @@
 import math
 import secrets
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 from urllib.parse import unquote
 
 import httptools
@@ -114,12 +114,16 @@ class Protocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        self._count(len(url))
+        self._head_bytes += len(url)
+        if self._head_bytes > MOST_HEADER_BYTES:
+            self._too_large()
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_fields += 1
-        self._count(len(name) + len(value))
+        self._head_bytes += len(name) + len(value)
+        if self._head_bytes > MOST_HEADER_BYTES or self._head_fields > MOST_FIELDS:
+            self._too_large()
         # Trailers are counted and dropped: merged, they would pass for what a proxy vouched for.
         if self._in_head:
             super().on_header(name, value)
@@ -173,11 +177,9 @@ class Protocol(HttpToolsProtocol):
         elif self._in_head and self._deadline == math.inf:
             self._expect(self.timeout_keep_alive, idle=True)
 
-    def _count(self, size: int) -> None:
-        self._head_bytes += size
-        if self._head_bytes > MOST_HEADER_BYTES or self._head_fields > MOST_FIELDS:
-            self._head_bytes = MOST_HEADER_BYTES + 1
-            raise ValueError("header fields too large")
+    def _too_large(self) -> NoReturn:
+        self._head_bytes = MOST_HEADER_BYTES + 1
+        raise ValueError("header fields too large")
 
     def _expect(self, seconds: float, *, idle: bool = False) -> None:
         self._idle = idle
@@ -223,8 +225,5 @@ class Protocol(HttpToolsProtocol):
         self.loop.call_later(LINGER, self.transport.close)
         seconds = self.loop.time() - self._timed_from
         self._metrics.observe(None, OTHER, problem.status, seconds)
-        request_line()(
-            request_id=request_id,
-            status=problem.status,
-            duration_ms=round(seconds * 1000, 2),
-        )
+        line = {"request_id": request_id, "status": problem.status}
+        request_line()(line | {"duration_ms": round(seconds * 1000, 2)})

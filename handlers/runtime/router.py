@@ -20,7 +20,7 @@ class Node:
 
     literals: dict[str, "Node"] = field(default_factory=dict)
     parameter: "Node | None" = None
-    operations: dict[str, str] = field(default_factory=dict)
+    operations: dict[str, dict[str, str]] = field(default_factory=dict)
     names: tuple[str, ...] = ()
 
 
@@ -53,7 +53,8 @@ class Routes(AbstractRoutingAPI[str]):
         node.names = tuple(names)
         if not names:
             self.literal[path.encode()] = node
-        node.operations[method.upper()] = operation
+        # What Connexion's own routing hands on; nobody changes it.
+        node.operations[method.upper()] = {"api_base_path": "", "operation_id": operation}
 
     def find(self, raw_path: bytes) -> tuple[Node, list[Any]] | None:
         """Return where a path ends and the values of its parameters, in order."""
@@ -91,12 +92,12 @@ class Router(RoutingMiddleware):
             raise Problem("not-found", "There is nothing here")
         node, values = found
         method = scope["method"]
-        operation_id = node.operations.get(method)
-        if operation_id is None:
+        routed = node.operations.get(method)
+        if routed is None:
             await _other_method(node, method, send)
             return
         scope["path_params"] = dict(zip(node.names, values, strict=True))
-        scope["extensions"][ROUTING_CONTEXT] = {"api_base_path": "", "operation_id": operation_id}
+        scope["extensions"][ROUTING_CONTEXT] = routed
         await self.app(scope, receive, send)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from connexion.middleware.abstract import ROUTING_CONTEXT
 from connexion.middleware.security import SecurityAPI, SecurityMiddleware, SecurityOperation
 from connexion.operations import AbstractOperation
 from connexion.security import AbstractSecurityHandler
@@ -53,3 +54,11 @@ class Secured(SecurityMiddleware):
     """Lets a request through to the operation, or raises what `handlers.security` raises."""
 
     api_cls = SecuredAPI
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As Connexion's, for the one API that there is."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        id = scope["extensions"][ROUTING_CONTEXT]["operation_id"]
+        await self.apis[""][0].operations[id](scope, receive, send)

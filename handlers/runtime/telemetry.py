@@ -40,13 +40,13 @@ class Lines:
 
     debug = info = warning = error = critical = exception = msg
 
-    def request(self, **fields: Any) -> None:
+    def request(self, fields: dict[str, Any]) -> None:
         """Write the line of a request, which is most of the lines: a system call each is too much.
 
         From a running event loop only.
         """
-        event = {"timestamp": self._timestamp(), "level": "info", "event": "request"}
-        line = orjson.dumps(event | {k: v for k, v in fields.items() if v is not None})
+        head = {"timestamp": self._timestamp(), "level": "info", "event": "request"}
+        line = orjson.dumps(head | fields)
         if not self._waiting:
             asyncio.get_running_loop().call_later(LATE, self.flush)
         self._waiting.append(line.decode())
@@ -65,14 +65,14 @@ class Lines:
         return f"{self._date}.{nanoseconds // 1000:06d}Z"
 
 
-def request_line() -> Callable[..., None]:
+def request_line() -> Callable[[dict[str, Any]], None]:
     """Return what writes the line of a request, as the process was configured."""
     lines = structlog.get_config()["logger_factory"]
     if isinstance(lines, Lines):
         return lines.request
     log = structlog.get_logger("covenant.request")
 
-    def write(**fields: Any) -> None:
+    def write(fields: dict[str, Any]) -> None:
         log.info("request", **fields)
 
     return write
