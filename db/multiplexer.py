@@ -17,7 +17,7 @@ from functools import lru_cache
 from itertools import islice
 
 import psycopg
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 
@@ -100,7 +100,7 @@ class _Link:
         self.loop, self.pg = asyncio.get_running_loop(), self.connection.pgconn
         self.fd = self.pg.socket
         self.room = min(self.depth, self.ahead / self.pace)
-        self.corked = _corked(self.fd)
+        self.cork = _corkable(self.fd)
         self.held = 0  # flights of this turn of the event loop, not yet on their way
         self.pg.nonblocking = 1
         self.pg.enter_pipeline_mode()
@@ -111,6 +111,7 @@ class _Link:
         if not self.flights:
             self.since = self.loop.time()
         self.flights.append(flight)
+        self._hold()
         try:
             for sql, parameters in flight.steps:
                 self._query(flight, sql, parameters)
@@ -134,17 +135,23 @@ class _Link:
             flight.prepares, flight.due = True, flight.due + 2
         self.pg.send_query_prepared(name, parameters)
 
-    def _push(self) -> None:
-        """Let go what this turn of the event loop has sent, so that the server wakes up once."""
-        self.held = 0
-        if self.corked and not self.gone.is_set():
-            for on in (0, 1):
-                self.corked.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+    def _hold(self) -> None:
+        """Hold back what this turn of the event loop sends, so that the server wakes up once.
 
-    def _flush(self) -> None:
+        Only while it does: what waits for the window or for acknowledgements must not be held.
+        """
+        if not self.held and self.cork:
+            self.cork.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         if not self.held:
             self.loop.call_soon(self._push)
         self.held += 1
+
+    def _push(self) -> None:
+        self.held = 0
+        if self.cork and not self.gone.is_set():
+            self.cork.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+
+    def _flush(self) -> None:
         try:
             full = bool(self.pg.flush())
         except psycopg.Error as error:
@@ -201,8 +208,8 @@ class _Link:
         self.links.remove(self)
         self.loop.remove_reader(self.fd)
         self.loop.remove_writer(self.fd)
-        if self.corked:
-            self.corked.close()
+        if self.cork:
+            self.cork.close()
         self.pg.finish()
         while self.flights:
             spare = (flight := self.flights.popleft()).spare
@@ -422,16 +429,25 @@ class Multiplexer:
         if expired and expired == len(link.flights):
             link.lose("no answer in time")
 
+    def _address(self) -> str:
+        """Return where to connect. A pooler refuses options, and keeps nothing prepared anyway.
+
+        Without the option the server makes a plan for each request of a list: not knowing `limit`,
+        it takes the plan that serves all for the dearer one.
+        """
+        conninfo = make_conninfo(self._conninfo(), connect_timeout=5, client_encoding="utf8")
+        if not self._prepare:
+            return conninfo
+        given = conninfo_to_dict(conninfo).get("options") or ""
+        return make_conninfo(conninfo, options=f"{given} -c plan_cache_mode=force_generic_plan")
+
     async def _keep(self, depth: int) -> None:
         """Keep one connection, for ever."""
         loop, (pause, longest) = asyncio.get_running_loop(), PAUSES
         while True:
             began = loop.time()
             try:
-                conninfo = make_conninfo(
-                    self._conninfo(), connect_timeout=5, client_encoding="utf8"
-                )
-                connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+                connection = await psycopg.AsyncConnection.connect(self._address(), autocommit=True)
                 link = _Link(connection, self._links, depth, self._ahead, self._dispatch)
                 self._dispatch()
                 await link.gone.wait()
@@ -444,14 +460,13 @@ class Multiplexer:
             pause = min(2 * pause, longest)
 
 
-def _corked(fd: int) -> socket.socket | None:
-    """Return the socket, told to hold back what is sent to it (tcp(7), TCP_CORK); None: it cannot.
+def _corkable(fd: int) -> socket.socket | None:
+    """Return the socket if it can hold back what is sent to it (tcp(7), TCP_CORK), else None.
 
     Most of what a small request costs is waking up the server's process.
     """
     end = socket.socket(fileno=os.dup(fd))
     if hasattr(socket, "TCP_CORK") and end.family in (socket.AF_INET, socket.AF_INET6):
-        end.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
         return end
     end.close()
     return None

@@ -56,6 +56,7 @@ def test_swagger_ui_can_be_switched_off(strict: Service) -> None:
         assert client.get("/openapi.json").status_code == 200
 
 
+ORG_ID = 'tr[data-param-name="org_id"] input'
 OPERATE = """(() => {
   const block = document.getElementById("operations-%(tag)s-%(id)s");
   if (!block) return null;
@@ -119,7 +120,7 @@ def test_a_person_signs_in_and_creates_a_project_in_swagger_ui(service: Service)
         code, body = operate(
             browser,
             "projects.create",
-            {"textarea": json.dumps({"name": "Apollo"}), "input[type=text]": org_id},
+            {"textarea": json.dumps({"name": "Apollo"}), ORG_ID: org_id},
         )
         assert (code, json.loads(body)["org_id"]) == ("201", org_id)
 

@@ -1,6 +1,8 @@
 """The multiplexer on a real PostgreSQL, direct and through a PgBouncer with one connection."""
 
+import array
 import asyncio
+import fcntl
 import os
 import random
 import shutil
@@ -13,7 +15,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg import errors
+from psycopg.conninfo import make_conninfo
 
 from db import multiplexer
 from db.embedded import Server, running
@@ -36,6 +39,7 @@ GET = "select name from projects where org_id = $1 and id = $2"
 INSERT = "insert into projects values ($1, $2, $3) returning id"
 SETTING = "select current_setting('app.org_id', true)"
 PID = "select pg_backend_pid()"
+SIOCOUTQNSD = 0x894B  # linux/sockios.h: bytes of a socket that are not sent yet
 SCHEMA = f"""
 create role app login password '{PASSWORD}';
 create table projects (org_id uuid, id int, name text not null, primary key (org_id, id));
@@ -416,6 +420,38 @@ async def test_quick_reads_of_one_turn_share_a_connection_and_slow_ones_do_not(
             await asyncio.gather(*[reader.fetch([], slow) for _ in range(4)])
         apart = await asyncio.gather(*[reader.fetch([], slow) for _ in range(4)])
         assert len({rows[0][0] for rows in apart}) == 4
+
+
+async def test_plans_are_made_once_where_statements_are_prepared(way: Way) -> None:
+    """A pooler refuses options; one that was given in the address stays."""
+    given = replace(way, conninfo=make_conninfo(way.conninfo, options="-c work_mem=5MB"))
+    async with opened(given if way.prepare else way, read_only=True) as reader:
+        [[mode, memory]] = await reader.fetch(
+            [], "select current_setting('plan_cache_mode'), current_setting('work_mem')"
+        )
+        expected = (b"force_generic_plan", b"5MB") if way.prepare else (b"auto", b"4MB")
+        assert (mode, memory) == expected
+
+
+@direct
+async def test_nothing_is_held_back_longer_than_a_turn(way: Way) -> None:
+    """More segments than the first congestion window has, while the server reads nothing."""
+    async with opened(way, connections=1, read_only=True, ahead=1) as reader:
+        pid = int((await reader.fetch([], PID))[0][0] or 0)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            reads = []
+            for n in range(30):
+                reads.append(asyncio.create_task(reader.fetch([], f"select {n}")))
+                await asyncio.sleep(0.001)
+            [link] = reader._links
+            unsent = array.array("i", [0])
+            await asyncio.sleep(0.12)
+            fcntl.ioctl(link.fd, SIOCOUTQNSD, unsent)
+            assert (len(link.flights), unsent[0]) == (30, 0)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert await asyncio.gather(*reads) == [[(b"%d" % n,)] for n in range(30)]
 
 
 @direct
