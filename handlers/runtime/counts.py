@@ -17,6 +17,8 @@ SLICES = 60
 MOST_KEYS = 100_000
 # Seconds for one answer of Redis; then it is away, and asked again so often.
 PATIENCE, AGAIN = 0.05, 1.0
+STARTS = 5  # looks before Redis is called away for the first time
+LOOKED = "covenant:looked"
 MOST_CONNECTIONS = 16
 
 # One round trip, by the clock of Redis: those of the replicas may differ.
@@ -111,6 +113,11 @@ class Shared:
         self._said = False
 
     async def open(self) -> None:
+        for _ in range(STARTS):  # a process that starts is slow itself
+            with suppress(*self._faults):
+                await self._take(LOOKED, Rate(1, 1))
+                break
+            await asyncio.sleep(PATIENCE)
         await self._look()
         self._watcher = asyncio.create_task(self._watch())
 
@@ -146,7 +153,7 @@ class Shared:
 
     async def _look(self) -> None:
         try:
-            await self._take("covenant:looked", Rate(1, 1))
+            await self._take(LOOKED, Rate(1, 1))
         except self._faults as error:
             self._say(error)
         else:
