@@ -19,7 +19,8 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from db import demands, schema
 from db.demands import Demand
 from db.errors import Unavailable, is_lost
-from db.multiplexer import Away, Busy, Multiplexer, Stats
+from db.links import Away
+from db.multiplexer import Busy, Multiplexer, Stats
 from db.shares import Full, Places
 
 POLL = 0.5

@@ -1,18 +1,15 @@
 """Many requests in flight on a few PostgreSQL connections, each in a transaction of its own.
 
-A request is all up to a Sync: bind the settings, run one statement. The server makes of it one
-implicit transaction, so that the settings end with it and an error stays its own (PostgreSQL:
-libpq pipeline mode). Limits are bound per request too, which holds behind every pooler.
+Which connection a request takes, who waits and for how long, and what is sent again; the
+connections themselves: `db.links`. Settings and limits are bound per request, which holds behind
+every pooler.
 """
 
 import asyncio
-import os
 import random
 import re
-import socket
-from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 
@@ -21,32 +18,19 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 
+from db.links import STALE, Answer, Away, Flight, Link
 from db.shares import Shares
 
-NAMES = 200  # prepared statements per connection; what comes later is parsed each time
 STUCK = 0.05  # from this age of a statement on, nothing new is sent behind it
 TOGETHER = 0.002  # reads share a connection for so long; writes do not, to commit side by side
 PAUSES = 0.02, 0.5  # first and longest, between two attempts to connect
 ROWS = 2_000  # converted at a time, so that a large result lets others in
 # Other SQL may outlast the Sync (set, begin, listen, declare) or wedge the pipeline (copy).
 ALLOWED = re.compile(r"[\s(]*(select|insert|update|delete|merge|with|values|table)\b", re.I)
-STALE = b"0A000", b"26000"  # the type of the result has changed; no such prepared statement
-
-Step = tuple[bytes, list[bytes | None]]  # SQL and its parameters
-NOTHING: Step = b"select", []
-Answer = PGresult | Exception | None  # None: better send it again
 
 
 class Busy(Exception):
     """More requests than fit: nothing was sent."""
-
-
-class Away(Exception):
-    """The database could not be reached, or went away: then a write has `maybe_done` its work."""
-
-    def __init__(self, reason: str, *, maybe_done: bool = False) -> None:
-        super().__init__(reason)
-        self.maybe_done = maybe_done
 
 
 @dataclass(frozen=True)
@@ -54,171 +38,6 @@ class Stats:
     connections: int
     in_flight: int
     waiting: int
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    answer: asyncio.Future[Answer]
-    steps: tuple[Step, Step]
-    limit: float
-    named: bool
-    spare: int  # a read is sent again if it is slow (2) or its connection is lost (2, 1); -1: write
-    began: float  # when the request came
-    share: str  # whose it is, where requests must wait
-    queued: float = 0.0  # since when it waits
-    prepares: bool = False
-    due: int = 0  # results
-    result: PGresult | None = None
-
-    def end(self, answer: Answer, spare: int = 0) -> None:
-        if not self.answer.done():
-            self.spare = spare
-            self.answer.set_result(answer)
-
-
-@dataclass(eq=False)
-class _Link:
-    """Owns one connection, which is one of `links` until it is lost."""
-
-    connection: psycopg.AsyncConnection[tuple[object, ...]]
-    links: "list[_Link]"
-    depth: int  # 0: kept for shares that have nothing in flight
-    ahead: float
-    progressed: Callable[[], None]
-    flights: deque[_Flight] = field(default_factory=deque)
-    since: float = 0.0  # when the oldest flight became that
-    pace: float = 0.001  # how long one takes, on average
-    room: float = 0.0  # how many of them take `ahead`: one at least, `depth` at most
-    names: dict[bytes, bytes] = field(default_factory=dict)
-    ready: set[bytes] = field(default_factory=set)
-    writing: bool = False
-    suspect: bool = False
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-    reason: str = ""
-
-    def __post_init__(self) -> None:
-        self.loop, self.pg = asyncio.get_running_loop(), self.connection.pgconn
-        self.fd = self.pg.socket
-        self.room = min(self.depth, self.ahead / self.pace)
-        self.cork = _corkable(self.fd)
-        self.held = 0  # flights of this turn of the event loop, not yet on their way
-        self.pg.nonblocking = 1
-        self.pg.enter_pipeline_mode()
-        self.loop.add_reader(self.fd, self.receive)
-        self.links.append(self)
-
-    def send(self, flight: _Flight) -> None:
-        if not self.flights:
-            self.since = self.loop.time()
-        self.flights.append(flight)
-        self._hold()
-        try:
-            for sql, parameters in flight.steps:
-                self._query(flight, sql, parameters)
-            self.pg.pipeline_sync()
-        except psycopg.Error as error:
-            self.receive(str(error))
-        else:
-            self._flush()
-
-    def _query(self, flight: _Flight, sql: bytes, parameters: list[bytes | None]) -> None:
-        name, flight.due = self.names.get(sql), flight.due + 1
-        if name is None and len(self.names) < NAMES:
-            name = self.names[sql] = b"m%d" % len(self.names)
-        if name is None or not flight.named:
-            self.pg.send_query_params(sql, parameters)
-            return
-        if sql not in self.ready:
-            self.pg.send_close_prepared(name)
-            self.pg.send_prepare(name, sql)
-            self.ready.add(sql)
-            flight.prepares, flight.due = True, flight.due + 2
-        self.pg.send_query_prepared(name, parameters)
-
-    def _hold(self) -> None:
-        """Hold back what this turn of the event loop sends, so that the server wakes up once.
-
-        Only while it does: what waits for the window or for acknowledgements must not be held.
-        """
-        if not self.held and self.cork:
-            self.cork.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        if not self.held:
-            self.loop.call_soon(self._push)
-        self.held += 1
-
-    def _push(self) -> None:
-        self.held = 0
-        if self.cork and not self.gone.is_set():
-            self.cork.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
-
-    def _flush(self) -> None:
-        try:
-            full = bool(self.pg.flush())
-        except psycopg.Error as error:
-            self.receive(str(error))
-            return
-        if full and not self.writing:
-            self.loop.add_writer(self.fd, self._flush)
-        elif self.writing and not full:
-            self.loop.remove_writer(self.fd)
-        self.writing = full
-        if not self.pg.is_busy():  # libpq reads, too, while it writes
-            self.loop.call_soon(self.receive)
-
-    def receive(self, lost: str = "") -> None:
-        """Hand out the answers that have come, also those before the connection was `lost`."""
-        if self.gone.is_set():
-            return
-        try:
-            self.pg.consume_input()
-        except psycopg.Error as error:
-            lost = lost or str(error)
-        nulls = 0  # two in a row: libpq knows of no more
-        while self.flights and nulls < 2 and not self.pg.is_busy():
-            nulls += 1
-            if result := self.pg.get_result():
-                nulls = 0
-                self._accept(result, self.flights[0])
-        if lost:
-            self.lose(lost)
-        self.progressed()
-
-    def _accept(self, result: PGresult, flight: _Flight) -> None:
-        status = result.status
-        if status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-            flight.result, flight.due = result, flight.due - 1
-        elif status == ExecStatus.FATAL_ERROR and not _ends_session(result):
-            flight.result, flight.due = result, 0
-            if flight.prepares or result.error_field(DiagnosticField.SQLSTATE) in STALE:
-                self.ready.difference_update(sql for sql, _ in flight.steps)
-        elif status == ExecStatus.PIPELINE_SYNC and flight.result and not flight.due:
-            now, self.suspect = self.loop.time(), False
-            self.pace += (now - self.since - self.pace) / 8
-            self.room = min(self.depth, max(1, self.ahead / max(self.pace, 1e-6)))
-            self.since = now
-            self.flights.popleft().end(flight.result)
-        elif status != ExecStatus.PIPELINE_ABORTED:
-            self.lose(f"{ExecStatus(status).name}: {result.get_error_message()}")
-
-    def lose(self, reason: str) -> None:
-        if self.gone.is_set():
-            return
-        self.reason = reason.strip()
-        self.gone.set()
-        self.links.remove(self)
-        self.loop.remove_reader(self.fd)
-        self.loop.remove_writer(self.fd)
-        if self.cork:
-            self.cork.close()
-        self.pg.finish()
-        while self.flights:
-            spare = (flight := self.flights.popleft()).spare
-            flight.end(None if spare > 0 else Away(self.reason, maybe_done=spare < 0))
-        for link in tuple(self.links):  # one is rarely lost alone: nothing new before it answers
-            link.suspect = True
-            if not link.flights:
-                probe = self.loop.create_future()
-                link.send(_Flight(probe, (NOTHING, NOTHING), 0, False, -1, self.loop.time(), ""))
 
 
 class Multiplexer:
@@ -253,8 +72,8 @@ class Multiplexer:
         self._ahead = ahead
         self._timeout, self._statement_timeout = timeout, statement_timeout
         self._read_only, self._prepare = read_only, prepare
-        self._links: list[_Link] = []
-        self._waiting: Shares[_Flight] = Shares()
+        self._links: list[Link] = []
+        self._waiting: Shares[Flight] = Shares()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing, self._closed, self._reason = False, False, "not connected yet"
 
@@ -321,7 +140,7 @@ class Multiplexer:
         loop = asyncio.get_running_loop()
         began, share = loop.time(), settings[0][1] if settings else ""
         while True:
-            flight = _Flight(loop.create_future(), steps, limit, named, spare, began, share)
+            flight = Flight(loop.create_future(), steps, limit, named, spare, began, share)
             answer = await self._fly(flight)
             if isinstance(answer, Exception):
                 raise answer
@@ -336,7 +155,7 @@ class Multiplexer:
             else:
                 raise psycopg.errors.error_from_result(answer)
 
-    async def _fly(self, flight: _Flight) -> Answer:
+    async def _fly(self, flight: Flight) -> Answer:
         if self._closed:
             return Away("closed")
         if not self._waiting.lines and (link := self._free()):
@@ -361,7 +180,7 @@ class Multiplexer:
         sent = sum(self._timeout / 2 / max(pace, 1e-6) for pace in paces)
         return min(self._most_waiting, max(sent, 2 * len(paces)))
 
-    def _free(self) -> _Link | None:
+    def _free(self) -> Link | None:
         now, best, least = asyncio.get_running_loop().time(), None, self._depth
         for link in self._links:
             count = len(link.flights)
@@ -373,7 +192,7 @@ class Multiplexer:
                 best, least = link, count
         return best
 
-    def _kept(self) -> _Link | None:
+    def _kept(self) -> Link | None:
         """The express connection, when it is idle."""
         for link in self._links:
             if not (link.depth or link.flights or link.suspect):
@@ -418,7 +237,7 @@ class Multiplexer:
                             flight.end(None, spare=1)
                 self._expire(link)
 
-    def _expire(self, link: _Link) -> None:
+    def _expire(self, link: Link) -> None:
         """Behind a lock, each of many would wait its own limit in turn: no longer than together."""
         now, expired = asyncio.get_running_loop().time(), 0
         for flight in link.flights:
@@ -448,7 +267,7 @@ class Multiplexer:
             began = loop.time()
             try:
                 connection = await psycopg.AsyncConnection.connect(self._address(), autocommit=True)
-                link = _Link(connection, self._links, depth, self._ahead, self._dispatch)
+                link = Link(connection, self._links, depth, self._ahead, self._dispatch)
                 self._dispatch()
                 await link.gone.wait()
                 self._reason = link.reason
@@ -458,24 +277,6 @@ class Multiplexer:
                 pause = PAUSES[0]
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
             pause = min(2 * pause, longest)
-
-
-def _corkable(fd: int) -> socket.socket | None:
-    """Return the socket if it can hold back what is sent to it (tcp(7), TCP_CORK), else None.
-
-    Most of what a small request costs is waking up the server's process.
-    """
-    end = socket.socket(fileno=os.dup(fd))
-    if hasattr(socket, "TCP_CORK") and end.family in (socket.AF_INET, socket.AF_INET6):
-        return end
-    end.close()
-    return None
-
-
-def _ends_session(error: PGresult) -> bool:
-    severity = error.error_field(DiagnosticField.SEVERITY_NONLOCALIZED)
-    severity = severity or error.error_field(DiagnosticField.SEVERITY)  # PgBouncer sends this one
-    return severity in (b"FATAL", b"PANIC", None)  # None: libpq itself, the connection broke
 
 
 @lru_cache

@@ -25,9 +25,10 @@ import pytest
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
-from db import multiplexer
+from db import links, multiplexer
 from db.embedded import Server, running
-from db.multiplexer import Away, Busy, Multiplexer, Stats
+from db.links import Away
+from db.multiplexer import Busy, Multiplexer, Stats
 
 pytestmark = pytest.mark.anyio
 
@@ -573,10 +574,10 @@ async def test_a_read_only_driver_cannot_write(way: Way) -> None:
 async def test_prepared_statements_are_bounded_and_more_sql_still_runs(way: Way) -> None:
     async with opened(way, connections=1) as driver:
         for _ in range(2):
-            for number in range(multiplexer.NAMES + 20):
+            for number in range(links.NAMES + 20):
                 assert await driver.fetch([], f"select {number}") == [(b"%d" % number,)]
         count = await driver.fetch([], "select count(*) from pg_prepared_statements")
-        assert count == [(b"%d" % multiplexer.NAMES,)]
+        assert count == [(b"%d" % links.NAMES,)]
 
 
 @direct

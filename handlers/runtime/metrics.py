@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
 from db.errors import DiskFull, TooSlow, Unavailable
-from db.multiplexer import Away, Busy
+from db.links import Away
+from db.multiplexer import Busy
 from db.shares import Full
 from handlers.runtime.problems import Problem
 from handlers.security import MissingToken
