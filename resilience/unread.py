@@ -12,6 +12,7 @@ from resilience.scenario import Scenario, Trial, duration, until
 
 CONTRACT = "/openapi.json"  # the largest answer
 MIB = 2**20
+ASK = f"GET {CONTRACT} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
 
 
 def slowly(trial: Trial) -> None:
@@ -61,9 +62,12 @@ def never(trial: Trial) -> None:
                 end = socket.create_connection(("127.0.0.1", service.port))
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
                 end.settimeout(0.2)
-                with suppress(OSError):
-                    end.sendall(f"GET {CONTRACT} HTTP/1.1\r\nHost: a\r\n\r\n".encode() * 400)
                 held.append(end)
+            for _ in range(20):  # no more at once than the service lets wait on a connection
+                for end in held:
+                    with suppress(OSError):
+                        end.sendall(ASK * 8)
+                time.sleep(0.25)
             until(lambda: stage.descriptors(service.pid) >= before + clients)
             began = time.monotonic()
             until(lambda: stage.descriptors(service.pid) <= before + 2, 45)

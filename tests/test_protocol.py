@@ -101,6 +101,15 @@ def test_a_connection_is_kept_and_pipelined_requests_are_answered_in_order(
             assert statuses == [200, 201, 401, 200]
 
 
+def test_of_too_many_pipelined_requests_the_first_are_answered(service: Service) -> None:
+    with raw(service.port) as connection:
+        connection.send((GET + b"\r\n") * 400)
+        answers = [connection.answer() for _ in range(1 + 32)]
+        assert {answer.status_code for answer in answers} == {200}
+        assert [answer.headers.get("connection") for answer in answers[-2:]] == [None, "close"]
+        assert connection.ends()
+
+
 def test_a_broken_request_behind_a_good_one_does_not_take_its_answer(service: Service) -> None:
     with raw(service.port) as connection:
         connection.send(POST + b"\r\n" + b"nonsense\r\n\r\n" + GET + b"\r\n")

@@ -16,7 +16,7 @@ import structlog
 SLICES = 60
 MOST_KEYS = 100_000
 # Seconds for one answer of Redis; then it is away, and asked again so often.
-PATIENCE, AGAIN = 0.05, 1.0
+PATIENCE, AGAIN = 0.2, 1.0
 STARTS = 5  # looks before Redis is called away for the first time
 LOOKED = "covenant:looked"
 MOST_CONNECTIONS = 16

@@ -26,6 +26,7 @@ from handlers.runtime.problems import Fault, Problem
 from handlers.runtime.telemetry import request_line
 
 HEAD_SECONDS = 5
+MOST_PIPELINED = 32  # requests that wait behind one; who sent more sends again (RFC 9112, 9.3.2)
 UNREAD_SECONDS = 30  # how long an answer may lie here because its client does not read on
 MOST_LOOKED_AT = 100  # connections, for one that may go
 # With the request line's other words, and the colon and line end of each field.
@@ -142,6 +143,8 @@ class Protocol(HttpToolsProtocol):
         scope["query_string"] = url.query or b""
         keep_alive = version != "1.0" and not upgrades and parser.should_keep_alive()
         before = self.cycle
+        if len(self.pipeline) == MOST_PIPELINED:
+            raise ValueError("too many requests at once")
         self.cycle = cycle(self, keep_alive, self.on_response_complete)
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
