@@ -80,6 +80,12 @@ class DiskFull(Unavailable):
     """The database has no space left: nothing was written, and reads go on."""
 
 
+_UNSTORABLE = (
+    errors.DataError,
+    errors.CheckViolation,
+    errors.NotNullViolation,
+    errors.ProgramLimitExceeded,  # such as a value too long for its index
+)
 _BUSY = (
     errors.LockNotAvailable,
     errors.SerializationFailure,
@@ -104,7 +110,7 @@ def meaning(error: Error) -> DbError | None:
         return InUse()
     if isinstance(error, errors.ForeignKeyViolation):
         return BrokenReference(error.diag.constraint_name or "")
-    if isinstance(error, (errors.DataError, errors.CheckViolation, errors.NotNullViolation)):
+    if isinstance(error, _UNSTORABLE):
         return Invalid("body", "", "holds a value that cannot be stored")
     if isinstance(error, errors.InsufficientPrivilege):
         return NotFound() if error.diag.source_function == "ExecWithCheckOptions" else None

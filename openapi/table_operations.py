@@ -61,6 +61,15 @@ def _answers(
             yield here, "lacks 409: the table has a unique key"
         if verb == "delete" and (by := _held_by(document, schema["x-table"].get("name"))):
             yield here, f"lacks 409: rows of `{by}` keep what they refer to"
+    for code in (code for code in codes if str(code).startswith("2")):
+        media = table(resolve(document, codes[code]), "content")
+        for kind, holder in media.items():
+            answered = resolve(document, table(holder).get("schema"))
+            if verb == "list":
+                answered = resolve(document, table(answered, "properties", "items").get("items"))
+            if answered != schema:
+                at = (*here, code, "content", kind, "schema")
+                yield at, "is not the table's schema, and all of a row is answered"
     if "412" not in codes and ("If-Match", "header") in parameters:
         yield here, "lacks 412, which a stale If-Match is answered with"
 
@@ -158,6 +167,8 @@ def _filters(document: Any, place: Place, schema: dict[str, Any]) -> Iterator[Fi
     for (name, where), (at, parameter) in parameters_of(document, place).items():
         if where != "query" or name in ("limit", "cursor"):
             continue
+        if f"{{{name}}}" in str(place[1]):
+            yield at, f"`{name}` is in the path already"
         sent = resolve(document, parameter.get("schema"))
         column = resolve(document, columns.get(name))
         if name == "sort":

@@ -182,6 +182,8 @@ def _properties(document: Any, place: Place, schema: dict[str, Any]) -> Iterator
             yield here, f"`{name}` is a column that PostgreSQL has in every table"
         elif not _NAME.fullmatch(name):
             yield here, f"no column can be called `{name}`: write it in snake_case"
+        if column.get("writeOnly") is True:
+            yield here, "all columns are answered: none is writeOnly"
         if column.get("type") not in (*SCALARS, "object", "array"):
             yield here, "no column can be made of a schema without a `type`"
         elif (meant := SERVICE_COLUMNS.get(name)) and (

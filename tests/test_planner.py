@@ -1,5 +1,6 @@
 """What the planner writes: from nothing, from one contract to the next, and what it refuses."""
 
+import ast
 import json
 import os
 import shutil
@@ -17,7 +18,7 @@ import pytest
 from certify import catalogue
 from db import ids, migrate, planner, schema
 from db.migrate import MigrationError
-from db.plans import keys
+from db.plans import keys, revision
 from openapi import contract
 from openapi.contract import Contract, ContractError
 from tests.fix_planner import RESOURCES, bring_up, migrations
@@ -683,3 +684,20 @@ def test_a_check_asks_the_migrations_and_not_the_database_that_is_given() -> Non
     done = command("--check", MIGRATION_DATABASE_URL="postgresql://nobody@127.0.0.1:1/none")
     assert (done.returncode, done.stderr) == (0, "")
     assert time.monotonic() - started < 20
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        'alter table t\n    alter c set default \'x""" + str(1/0) + """\'',
+        "alter table t alter c set default '\"'",
+        "alter table t alter c set default 'x\\d\"'",
+    ],
+)
+def test_no_value_of_the_contract_ends_the_text_of_a_revision(statement: str) -> None:
+    written = revision._execute(statement, 4).strip()
+    call = ast.parse(written).body[0]
+    assert isinstance(call, ast.Expr)
+    assert isinstance(call.value, ast.Call)
+    [text] = call.value.args
+    assert ast.literal_eval(text).split() == statement.split()

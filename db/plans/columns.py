@@ -86,7 +86,7 @@ def _default(default: str | None) -> str:
 
 
 # The owner's UPDATE under FORCE would touch no row, and say nothing.
-_BACKFILL = """do $$
+_BACKFILL = """do {tag}
 declare
     empty bigint;
     filled bigint;
@@ -100,7 +100,7 @@ begin
     end if;
     alter table {table} force row level security;
     {alter} set not null;
-end $$"""
+end {tag}"""
 
 
 def _filled(table: Table, column: Column, alter: str) -> Change:
@@ -108,8 +108,11 @@ def _filled(table: Table, column: Column, alter: str) -> Change:
     name, default = quoted(table.name), default_of(column)
     what = f"{column.name} made not null"
     if default is not None:
+        tag = "$$"
+        while tag in default:
+            tag = f"$f{tag[1:]}"
         statement = _BACKFILL.format(
-            table=name, column=quoted(column.name), default=default, alter=alter
+            table=name, column=quoted(column.name), default=default, alter=alter, tag=tag
         )
         return Change(table.name, what, (statement,), (f"{alter} drop not null",))
     proof = f"{table.name}_not_null"

@@ -97,5 +97,7 @@ def _execute(statement: str, indent: int) -> str:
     line = f'{pad}op.execute({prefix}"{statement}")'
     if "\n" not in statement and '"' not in statement and len(line) <= WIDEST:
         return line
+    if '"""' in statement:  # it would end the text, and go on as Python
+        return f"{pad}op.execute({statement!r})"
     body = "\n".join(f"{pad}    {line}".rstrip() for line in statement.split("\n"))
     return f'{pad}op.execute({prefix}"""\n{body}\n{pad}""")'

@@ -16,6 +16,8 @@ BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 _NOTES = ("description", "title", "example", "deprecated", "externalDocs", "xml", "discriminator")
 # A body may hold faults by the ten thousand; more than these are not even counted.
 COUNTED = 1000
+# Each error copies the value that it is of: of a larger one it is only said that it is wrong.
+MOST_NODES = 2000
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 
 Check = Callable[[Any], list[Fault]]
@@ -32,6 +34,8 @@ def checker(schema: dict[str, Any], where: str, *, sent: bool, prefix: str = "")
     def faults(value: Any) -> list[Fault]:
         if validator.is_valid(value):
             return []
+        if _exceeds(value, MOST_NODES) < 0:
+            return [Fault(where, prefix, f"not as in the contract, and over {MOST_NODES} values")]
         found = (fault for error in validator.iter_errors(value) for fault in _faults(error))
         return list(islice(found, COUNTED))
 
@@ -51,6 +55,17 @@ def checker(schema: dict[str, Any], where: str, *, sent: bool, prefix: str = "")
 
     validator_schema = translated(schema, sent)
     return faults
+
+
+def _exceeds(value: Any, room: int) -> int:
+    """Return what `room` is left when the values within are counted, below 0 when there is none."""
+    room -= 1
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        if room < 0:
+            break
+        room = _exceeds(part, room)
+    return room
 
 
 def translated(schema: dict[str, Any], sent: bool) -> dict[str, Any]:
