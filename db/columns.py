@@ -153,7 +153,8 @@ def pattern_of(pattern: str) -> str | None:
 def _translated(token: re.Match[str]) -> str | None:
     if token["class"]:
         inner = [_of_class(part) for part in _IN_CLASS.finditer(token["class"])]
-        if re.search("&&|--|~~", token["class"]) or None in inner:
+        # A hyphen behind a range is itself to ECMA 262, and an error to PostgreSQL.
+        if re.search(r"&&|--|~~|-(\\.|[^\\])-(?!$)", token["class"]) or None in inner:
             return None
         return f"[{token['not']}{''.join(map(str, inner))}]"
     if token["escape"]:

@@ -17,7 +17,7 @@ PAUSE = 0.05
 
 def killed(trial: Trial) -> None:
     """The service is killed at random points of many keyed writes, and started again."""
-    count, clients = (60, 4) if trial.short else (500, 8)
+    count, clients = (200, 4) if trial.short else (500, 8)
     chance = random.Random(trial.folder.name)
     with (
         stage.postgres(trial.folder, fsync=True) as database,

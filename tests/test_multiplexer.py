@@ -437,7 +437,7 @@ async def test_plans_are_made_once_where_statements_are_prepared(way: Way) -> No
 @direct
 async def test_nothing_is_held_back_longer_than_a_turn(way: Way) -> None:
     """More segments than the first congestion window has, while the server reads nothing."""
-    async with opened(way, connections=1, read_only=True, ahead=1) as reader:
+    async with opened(way, connections=1, read_only=True, ahead=100) as reader:
         pid = int((await reader.fetch([], PID))[0][0] or 0)
         os.kill(pid, signal.SIGSTOP)
         try:
