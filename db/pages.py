@@ -60,8 +60,10 @@ def page(rows: list[Row], limit: int, sort: str | None = None) -> dict[str, obje
     items = [row[1] for row in rows[:limit] if row[0] is not None and row[1] is not None]
     body: dict[str, object] = {"items": Fragment(b"[" + b",".join(items) + b"]")}
     if len(rows) > limit:
-        id, _, *values = (None if part is None else part.decode() for part in rows[limit - 1])
-        body["next"] = sorted_cursor(sort, values[0], id or "") if sort else cursor(id or "")
+        last = rows[limit - 1]
+        id = (last[0] or b"").decode()
+        value = last[2].decode() if sort and last[2] is not None else None
+        body["next"] = sorted_cursor(sort, value, id) if sort else cursor(id)
     return body
 
 

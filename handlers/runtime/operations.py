@@ -55,7 +55,7 @@ class Operation:
         readers = [_parameter(declared, p) for p in declared.parameters]
         self._path = [p for p in readers if p.where == "path"]
         self._query = [p for p in readers if p.where == "query"]
-        self._headers = [p for p in readers if p.where == "header"]
+        self._headers = [(p, p.name.encode()) for p in readers if p.where == "header"]
         self._takes_parameters = bool(readers)
         self._known = frozenset(p.name for p in self._query)
         self._read_body = bodies.reader(declared.body, services.room) if declared.body else None
@@ -144,8 +144,7 @@ class Operation:
         for parameter in self._query:
             values = [value for name, value in pairs if name == parameter.name]
             parameters.take(parameter, values, arguments, faults)
-        for parameter in self._headers:
-            sent = parameter.name.encode()
+        for parameter, sent in self._headers:
             values = [v.decode("latin-1") for name, v in scope["headers"] if name == sent]
             parameters.take(parameter, values, arguments, faults)
         return arguments, faults

@@ -29,7 +29,8 @@ def checker(schema: dict[str, Any], where: str, *, sent: bool, prefix: str = "")
     `sent` is true for what a client sends: there readOnly properties are refused, in a response
     writeOnly ones are. `schema` is OpenAPI 3.0's, without `$ref`.
     """
-    validator = jsonschema_rs.Draft4Validator(translated(schema, sent), validate_formats=True)
+    rules = translated(schema, sent)
+    validator = jsonschema_rs.Draft4Validator(rules, validate_formats=True)
 
     def faults(value: Any) -> list[Fault]:
         if validator.is_valid(value):
@@ -49,11 +50,8 @@ def checker(schema: dict[str, Any], where: str, *, sent: bool, prefix: str = "")
             ]
         if rule == "required":
             return [Fault(where, f"{pointer}/{error.kind.property}", "missing")]
-        return [
-            Fault(where, pointer[:300], _reason(rule, _at(validator_schema, error.schema_path)))
-        ]
+        return [Fault(where, pointer[:300], _reason(rule, _at(rules, error.schema_path)))]
 
-    validator_schema = translated(schema, sent)
     return faults
 
 
