@@ -62,7 +62,7 @@ def settings_rules(
 
 
 def _rows(superuser: Connection, table: Table, orgs: list[str]) -> list[str]:
-    query = sql.SQL("select row_to_json(r)::text from {} r where r.{} = any (%s::uuid[])")
+    query = sql.SQL("select row_to_json(_row)::text from {} _row where _row.{} = any (%s::uuid[])")
     return [
         r
         for (r,) in superuser.execute(

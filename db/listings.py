@@ -43,12 +43,12 @@ def page(rows: Rows, above: str, filters: Sequence[str], by: Order | None, after
         _order(by),
         bound(first + {"": 0, "id": 1, "null": 1, "value": 2}[after]),
     )
-    text = "select r.id, {}{} from {} above left join lateral ({}) r on true where {}"
+    text = "select _row.id, {}{} from {} above left join lateral ({}) _row on true where {}"
     return (
         SQL(text)
         .format(
             row_json(rows.table),
-            SQL(", r.{}::text").format(Identifier(by.column)) if by else NOTHING,
+            SQL(", _row.{}::text").format(Identifier(by.column)) if by else NOTHING,
             Identifier(above),
             found,
             _is_above(above, len(rows.key)),

@@ -2,7 +2,8 @@
 
 Identifiers come from the contract alone and psycopg quotes them; values are only ever bound. The
 parameters of a statement are its key, `$1` being the tenant, and then what its function says. A
-row is answered as its JSON and, where it is tagged, its tag.
+row is answered as its JSON and, where it is tagged, its tag. It is called `_row` in SQL, as no
+column and no table of a contract can be: PostgreSQL would take such a name for the column.
 """
 
 from collections.abc import Iterable, Sequence
@@ -34,12 +35,12 @@ def insert(rows: Rows, columns: Sequence[str]) -> str:
         COMMA.join(bound(n) for n in range(1, len(rows.key) + len(columns) + 1)),
         all_columns(rows),
     )
-    return _with(made, _shown(rows, SQL("r")))
+    return _with(made, _shown(rows, SQL("_row")))
 
 
 def get(rows: Rows) -> str:
     """Return the row of the key."""
-    found = SQL("(select {} from {} where {}) r").format(all_columns(rows), *_place(rows))
+    found = SQL("(select {} from {} where {}) _row").format(all_columns(rows), *_place(rows))
     return _shown(rows, found).as_string()
 
 
@@ -84,20 +85,20 @@ def delete(rows: Rows, *, conditional: bool) -> str:
     gone = SQL("delete from {} where {}{} returning id").format(
         *_place(rows), _matching(rows, len(rows.key) + 1) if conditional else NOTHING
     )
-    answer = SQL("select id from r")
+    answer = SQL("select id from _row")
     return _with(gone, _told(rows, answer) if conditional else answer)
 
 
 def row_json(table: Table) -> Composable:
-    """Return what makes the JSON of row `r`; what may be absent is left out where it is NULL."""
+    """Return what makes the JSON of row `_row`; what may be absent is left out where it is NULL."""
     if all(column.required or column.nullable for column in table.columns):
-        return SQL("row_to_json(r)")
+        return SQL("row_to_json(_row)")
     members = COMMA.join(map(_member, table.columns))
     return SQL("'{{' || concat_ws(',', {}) || '}}'").format(members)
 
 
 def _member(column: Column) -> Composable:
-    value = SQL("to_json(r.{})").format(Identifier(column.name))
+    value = SQL("to_json(_row.{})").format(Identifier(column.name))
     if column.required or column.nullable:
         value = SQL("coalesce({}::text, 'null')").format(value)
     return SQL("{}::text || {}").format(Literal(f'"{column.name}":'), value)
@@ -118,13 +119,13 @@ def _change(rows: Rows, sets: Sequence[Composable], tags: int) -> str:
         _matching(rows, tags) if tags else NOTHING,
         all_columns(rows),
     )
-    answer = _shown(rows, SQL("r"))
+    answer = _shown(rows, SQL("_row"))
     return _with(changed, _told(rows, answer) if tags else answer)
 
 
 def _matching(rows: Rows, tags: int) -> Composable:
     """Return the rest of a condition; it is tried on the row as it is when it is changed."""
-    tag = SQL("select {} from (select {} as json from (select {}) r) shown")
+    tag = SQL("select {} from (select {} as json from (select {}) _row) shown")
     return SQL(" and ({}::text[] is null or ({}) = any ({}::text[]))").format(
         bound(tags), tag.format(TAG, row_json(rows.table), all_columns(rows)), bound(tags)
     )
@@ -137,7 +138,7 @@ def _told(rows: Rows, answer: Composable) -> Composable:
 
 
 def _with(changed: Composable, answer: Composable) -> str:
-    return SQL("with r as ({}) {}").format(changed, answer).as_string()
+    return SQL("with _row as ({}) {}").format(changed, answer).as_string()
 
 
 def _place(rows: Rows) -> tuple[Composable, Composable]:
