@@ -56,7 +56,11 @@ def every_type(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> 
 def desk(
     name: str, postgres: Postgres, folders: pytest.TempPathFactory, **settings: str
 ) -> Iterator[Desk]:
-    """Run the service of a contract from an empty database on."""
+    """Run the service of a contract from an empty database on.
+
+    With few connections: these services run side by side until the end, on one server.
+    """
+    settings = {"DATABASE_CONNECTIONS": "1", **settings}
     file = CONTRACTS / f"{name}.yaml"
     folder, command = folders.mktemp(name), ("-m", "tests.contracted")
     loaded, database = contract.load(file), database_of(postgres, file, folder)

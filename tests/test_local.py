@@ -7,17 +7,19 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 
 from tests.fix_postgres import Database
-from tests.fix_service import ROOT, answers, free_port, until
+from tests.fix_service import ROOT, answers, free_port
 
 OURS = ("DATABASE_URL", "MIGRATION_DATABASE_URL", "KEYS_DIR", "HOST", "PORT", "ADMIN_PORT")
 
@@ -32,6 +34,14 @@ class Run:
 
     def said(self) -> str:
         return self.output.read_text(errors="replace")
+
+    def until(self, condition: Callable[[], Any], patience: float = 60) -> None:
+        """Fail with what was said when the condition does not become true in time (seconds)."""
+        deadline = time.monotonic() + patience
+        while not condition():
+            assert self.process.poll() is None, self.said()
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.02)
 
     def interrupt(self) -> int:
         """Press Ctrl-C and return the exit code."""
@@ -74,8 +84,7 @@ def running(tree: Path, command: str = "local", **settings: str) -> Iterator[Run
 
 
 def ready(run: Run) -> None:
-    until(lambda: answers(f"{run.url}/ready") or run.process.poll() is not None, 60)
-    assert run.process.poll() is None, run.said()
+    run.until(lambda: answers(f"{run.url}/ready"))
 
 
 def servers(run: Run) -> list[psutil.Process]:
@@ -130,7 +139,7 @@ def test_a_first_and_a_second_run_of_a_clone(tree: Path) -> None:
 
 def test_ctrl_c_before_the_service_runs_leaves_nothing(tree: Path) -> None:
     with running(tree) as run:
-        until(lambda: servers(run))
+        run.until(lambda: servers(run))
         postgres = servers(run)
         code = run.interrupt()
         assert code in (0, 130)
@@ -191,7 +200,7 @@ def test_a_wrong_setting_is_one_line(
 def test_a_server_that_is_too_old_is_one_line(tree: Path, database: Database) -> None:
     schema = tree / "db" / "schema.py"
     text = schema.read_text()
-    schema.write_text(text.replace("MINIMUM = 150_000", "MINIMUM = 990_000"))
+    schema.write_text(text.replace("MINIMUM = 150_000", "MINIMUM = 9_990_000"))
     urls = {"DATABASE_URL": database.app_url, "MIGRATION_DATABASE_URL": database.owner_url}
     try:
         with running(tree, **urls) as run:
@@ -228,9 +237,9 @@ def test_dev_follows_the_contract_and_keeps_the_last_good_service(
         assert served() == "Covenant"
         try:
             contract.write_text(good.replace("title: Covenant", "title: Changed", 1))
-            until(lambda: served() == "Changed")
+            run.until(lambda: served() == "Changed")
             with _broken(contract):
-                until(lambda: "the last good service goes on" in run.said())
+                run.until(lambda: "the last good service goes on" in run.said())
                 assert served() == "Changed"
                 assert "openapi.yaml:" in run.said()
                 children = psutil.Process(run.process.pid).children(recursive=True)
@@ -268,10 +277,10 @@ def test_dev_follows_a_resource_from_the_contract_to_its_table(tree: Path) -> No
             assert task() == 404
             typed("openapi.scaffold", NAME="tasks", FIELDS="title:string(1..200)")
             lacking = "the database lacks the contract's table tasks: see make migration"
-            until(lambda: lacking in run.said(), 40)
+            run.until(lambda: lacking in run.said())
             assert task() == 503
             typed("db.planner")
-            until(lambda: task() == 201, 40)
+            run.until(lambda: task() == 201)
         finally:
             contract.write_text(good)
             for revision in set(revisions.glob("*.py")) - before:

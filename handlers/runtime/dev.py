@@ -28,8 +28,8 @@ def _follow() -> None:
     stopped: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, _: stopped.append(n))
+    seen = _stamp()  # before the service reads them: what changes from now on starts it again
     service = _start()
-    seen = _stamp()
     while not stopped:
         time.sleep(POLL)
         now = _stamp()
