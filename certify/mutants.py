@@ -57,7 +57,7 @@ def main(only: str = "") -> int:
             )
             fates = []
             for n, mutant in enumerate(chosen):
-                if mutant.parts == "pooler" and stage.pgbouncer() is None:
+                if mutant.parts == "pooler" and stage.program("pgbouncer") is None:
                     print(f"not run: {mutant.name}: pgbouncer is not installed")
                     continue
                 made = fate(mutant, folder, url)

@@ -61,7 +61,7 @@ def certificate(contract: Contract, options: Options, say: Callable[[str], None]
             version = str(superuser.execute("show server_version").fetchone()[0])  # type: ignore[index]
             say(f"PostgreSQL {version}")
             found.append(_direct(contract, options, folder, database, superuser, say))
-            if "pooler" in options.parts and stage.pgbouncer() is None:
+            if "pooler" in options.parts and stage.program("pgbouncer") is None:
                 not_run.append("pooler: pgbouncer is not installed (apt-get install pgbouncer)")
             elif "pooler" in options.parts:
                 found.append(_pooled(contract, folder, database, superuser, say))

@@ -24,7 +24,7 @@ from db import embedded, migrate, roles
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 40.0
-POOLER_PLACES = "/usr/sbin:/usr/local/sbin"  # seldom in the PATH of a user
+PLACES = "/usr/sbin:/usr/local/sbin"  # seldom in the PATH of a user
 
 
 class StageError(Exception):
@@ -137,8 +137,8 @@ def spawn(
 @contextmanager
 def pooler(folder: Path, app_url: str, size: int = 1) -> Iterator[str]:
     """Yield the URL through a PgBouncer in transaction mode with a pool of `size`."""
-    program = pgbouncer()
-    if program is None:
+    pgbouncer = program("pgbouncer")
+    if pgbouncer is None:
         raise StageError("no pgbouncer")
     parts, port = conninfo_to_dict(app_url), free_port()
     users, settings, log = (folder / name for name in ("users.txt", "pgbouncer.ini", "log"))
@@ -158,7 +158,7 @@ query_wait_timeout = 5
 server_login_retry = 0.2
 """
     )
-    command = [program, str(settings)]
+    command = [pgbouncer, str(settings)]
     if os.geteuid() == 0:  # it refuses to be root
         command[1:1] = ["-u", "nobody"]
         nobody = pwd.getpwnam("nobody").pw_uid
@@ -179,9 +179,9 @@ server_login_retry = 0.2
         stop(process)
 
 
-def pgbouncer() -> str | None:
-    """Return the path of PgBouncer, None where there is none."""
-    return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:{POOLER_PLACES}")
+def program(name: str) -> str | None:
+    """Return the path of a program, None where there is none."""
+    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{PLACES}")
 
 
 def end_with_parent() -> None:

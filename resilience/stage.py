@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -23,7 +22,6 @@ from resilience.load import Reply, Request, once
 from resilience.scenario import NotRun, until
 
 DATABASE = "covenant"
-PLACES = "/usr/sbin:/usr/local/sbin"
 
 
 class Postgres:
@@ -305,7 +303,7 @@ def running(command: list[str], log: Path) -> Iterator["subprocess.Popen[bytes]"
 
 def program(name: str, package: str = "") -> str:
     """Return the path of a program. Raises `NotRun`."""
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{PLACES}")
+    found = stage.program(name)
     if found is None:
         raise NotRun(f"{name} is not installed (Debian: apt-get install {package or name})")
     return found

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -12,6 +11,8 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import pytest
+
+from certify import stage
 
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 FLAGS += ["--remote-debugging-pipe", "--no-first-run", "--window-size=1200,1400"]
@@ -31,7 +32,7 @@ _missing: list[str] = []
 
 def tool(name: str, package: str | None = None) -> str:
     """Return the path of a program; without it the test is not run, and the summary says so."""
-    found = shutil.which(name)
+    found = stage.program(name)
     if found is None:
         not_run(f"{name} is not installed (apt-get install {package or name})")
     return found

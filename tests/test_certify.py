@@ -404,5 +404,5 @@ def test_a_mutant_that_finds_nothing_to_change_is_not_counted_as_killed(tmp_path
 
 def test_without_pgbouncer_the_second_run_is_named_as_not_run(monkeypatch: Any) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(stage, "POOLER_PLACES", "")
-    assert stage.pgbouncer() is None
+    monkeypatch.setattr(stage, "PLACES", "")
+    assert stage.program("pgbouncer") is None

@@ -5,7 +5,6 @@ import asyncio
 import fcntl
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
@@ -29,6 +28,7 @@ from db import links, multiplexer
 from db.embedded import Server, running
 from db.links import Away
 from db.multiplexer import Busy, Multiplexer, Stats
+from tests.fix_tools import tool
 
 pytestmark = pytest.mark.anyio
 
@@ -89,8 +89,7 @@ def pgbouncer(server: Server, folder: Path, port: int) -> Iterator[subprocess.Po
         "auth_type = any\npool_mode = transaction\ndefault_pool_size = 1\nunix_socket_dir =\n"
         f"server_login_retry = 0\n{'user = nobody' if os.geteuid() == 0 else ''}\n"
     )
-    program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
-    assert program, "these tests need pgbouncer"
+    program = tool("pgbouncer")
     with open(folder / "log", "ab") as log:
         child = subprocess.Popen([program, config], stdout=log, stderr=log)
     try:

@@ -1,20 +1,27 @@
 """The service through PgBouncer in transaction mode, with one connection to the server."""
 
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.fix_pgbouncer import pooling
+from certify import stage
 from tests.fix_postgres import Database
 from tests.fix_service import Service, serving, tenant
+from tests.fix_tools import tool
 
 
 @pytest.fixture(scope="module")
 def url(database: Database) -> Iterator[str]:
-    with pooling(database) as made:
-        yield made
+    tool("pgbouncer")
+    with tempfile.TemporaryDirectory() as run:
+        folder = Path(run, "pooler")
+        folder.mkdir()
+        with stage.pooler(folder, database.app_url) as made:
+            yield made
 
 
 @pytest.fixture(scope="module")
