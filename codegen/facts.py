@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from openapi.contract import Contract, Operation, deref
-from openapi.rules import Place
+from openapi.documents import Place
 
 RESOURCES = {
     "requests": {"cpu": "100m", "memory": "192Mi"},

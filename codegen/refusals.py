@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from codegen.facts import RESOURCES, Environment, environment, places, probes
 from codegen.quantities import cpu_cores, memory_bytes
 from openapi.contract import Contract, ContractError, Fault, Operation
-from openapi.rules import Place
+from openapi.documents import Place
 
 Finding = tuple[Place, str]
 

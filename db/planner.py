@@ -23,7 +23,8 @@ from db.plans import catalogue, changes, ddl, revision
 from db.plans.change import Change
 from openapi import contract
 from openapi.contract import Contract, ContractError, Fault
-from openapi.rules import Place, at, table
+from openapi.documents import Place, at, table
+from openapi.source import display
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def _refusal(checked: Contract, change: Change) -> Fault | None:
     where, reason = ".".join(map(str, place)) or "document", change.loss
     if change.upgrade:
         reason += f"; if that is meant, write x-acknowledge {_holder(checked, place, change)}"
-    return Fault(contract._display(checked.file), checked.line_of(*place), where, reason)
+    return Fault(display(checked.file), checked.line_of(*place), where, reason)
 
 
 def _place(checked: Contract, change: Change) -> Place:
@@ -154,7 +155,7 @@ def main(arguments: Sequence[str]) -> int:
     except (ContractError, MigrationError, EmbeddedError, psycopg.Error) as error:
         print(error, file=sys.stderr)
         return 1
-    print(contract._display(file) if file else "The migrations are what the contract says.")
+    print(display(file) if file else "The migrations are what the contract says.")
     return 0
 
 

@@ -16,7 +16,8 @@ from typing import Any
 from openapi import contract
 from openapi.changes import Pair, acknowledged, compare
 from openapi.contract import ContractError
-from openapi.rules import Place, table
+from openapi.documents import Place, table
+from openapi.source import display, parse
 from openapi.words import SAFE, Change
 
 CONCERNS = {
@@ -67,7 +68,7 @@ class Judgement:
 
 def read(source: bytes, name: str) -> Side:
     """Return a contract as it is written: an old one need not keep the rules of today."""
-    document, lines, flaws = contract._parse(source, name)
+    document, lines, flaws = parse(source, name)
     if flaws:
         raise GateError(f"{name}:{flaws[0][0]}: {flaws[0][2]}")
     return Side(name, document, lines)
@@ -136,7 +137,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--contract", type=Path, default=contract.DEFAULT)
     given = parser.parse_args(arguments)
     try:
-        name = contract._display(given.contract)
+        name = display(given.contract)
         new = read(given.contract.read_bytes(), name)
         judgement = judge(base(given.base, given.contract), new)
     except (GateError, ContractError, OSError, ValueError) as error:

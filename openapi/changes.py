@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
+from openapi.documents import METHODS, Place, entries, locate, resolve, table
 from openapi.limits import schema_changes
-from openapi.rules import METHODS, Place, entries, locate, resolve, table
 from openapi.words import Change, breaking, safe, security
 
 ACKNOWLEDGE = "x-acknowledge"

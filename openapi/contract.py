@@ -4,10 +4,8 @@ import ast
 import hashlib
 import importlib.util
 import json
-import math
-import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -15,10 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import yaml
-
-from openapi import rules, table_operations, tables
-from openapi.rules import Place, deref, function_of
+from openapi import documents, rules, table_operations, tables
+from openapi.documents import Place, deref, function_of
+from openapi.source import ContractError, Fault, display, dotted, line_of, parse, read
 from openapi.tables import Table
 
 __all__ = ["Contract", "ContractError", "Fault", "Operation", "deref", "load", "public_document"]
@@ -26,37 +23,7 @@ __all__ = ["Contract", "ContractError", "Fault", "Operation", "deref", "load", "
 HERE = Path(__file__).resolve().parent
 DEFAULT = HERE / "openapi.yaml"
 DEFAULT_HANDLERS = HERE.parent / "handlers"
-Flaw = tuple[int, Place, str]  # line, place and reason of what YAML has and JSON has not
-MOST_BYTES = 4 * 2**20
-MOST_LEVELS = 64
 ABSENT = "does not exist"
-
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
-_NO_NUMBER = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
-_WORDS = {"null": None, "true": True, "false": False, "": None}
-
-
-@dataclass(frozen=True, order=True)
-class Fault:
-    """One reason to refuse a contract; `where` is dotted, as in `paths./orgs.get`."""
-
-    file: str
-    line: int
-    where: str
-    reason: str
-
-    def __str__(self) -> str:
-        text = f"{self.file}:{self.line}: {self.where}: {' '.join(self.reason.split())}"
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-class ContractError(Exception):
-    """A contract that is refused: all its faults, by line."""
-
-    def __init__(self, faults: Iterable[Fault]) -> None:
-        self.faults = tuple(sorted(set(faults)))
-        super().__init__("\n".join(map(str, self.faults)))
 
 
 @dataclass(frozen=True)
@@ -100,7 +67,7 @@ class Contract:
 
     def line_of(self, *path: str | int) -> int:
         """Return the line of the value at `path`, or of the nearest that holds it."""
-        return _line(self.lines, path)
+        return line_of(self.lines, path)
 
 
 def load(file: Path = DEFAULT, handlers: Path | None = DEFAULT_HANDLERS) -> Contract:
@@ -109,9 +76,9 @@ def load(file: Path = DEFAULT, handlers: Path | None = DEFAULT_HANDLERS) -> Cont
     The verbs of a table need none: the generic handler serves them.
     Raises `ContractError` with all its faults at once.
     """
-    name = _display(file)
-    source = _read(file, name)
-    document, lines, flaws = _parse(source, name)
+    name = display(file)
+    source = read(file, name)
+    document, lines, flaws = parse(source, name)
     spoiled = {place for _, place, _ in flaws}
     functions_of = cache(partial(_functions, handlers))
     found = rules.check(
@@ -123,10 +90,10 @@ def load(file: Path = DEFAULT, handlers: Path | None = DEFAULT_HANDLERS) -> Cont
     found += tables.check(document)
     found += table_operations.check(document, functions_of)
     flaws += [
-        (_line(lines, place), place, reason) for place, reason in found if place not in spoiled
+        (line_of(lines, place), place, reason) for place, reason in found if place not in spoiled
     ]
     if flaws:
-        raise ContractError([Fault(name, line, _dotted(p), reason) for line, p, reason in flaws])
+        raise ContractError([Fault(name, line, dotted(p), reason) for line, p, reason in flaws])
     return _contract(file, hashlib.sha256(source).hexdigest(), document, lines)
 
 
@@ -136,7 +103,7 @@ def public_document(contract: Contract) -> dict[str, Any]:
     An enum that is nullable names null, which OpenAPI 3.0.3 demands and people forget.
     """
     document = deepcopy(contract.document)
-    for _, kind, node in rules.walk(document):
+    for _, kind, node in documents.walk(document):
         for key in [key for key in node if key.startswith("x-")]:
             del node[key]
         if kind == "schema" and node.get("nullable") is True and "enum" in node:
@@ -146,7 +113,7 @@ def public_document(contract: Contract) -> dict[str, Any]:
 
 def _contract(file: Path, digest: str, document: Any, lines: Mapping[Place, int]) -> Contract:
     operations = {}
-    for place, item, node in rules.each_operation(document):
+    for place, item, node in documents.each_operation(document):
         id, (_, path, method) = node["operationId"], place
         tag, verb = id.split(".")
         operations[id] = Operation(
@@ -155,17 +122,17 @@ def _contract(file: Path, digest: str, document: Any, lines: Mapping[Place, int]
             verb=verb,
             method=str(method),
             path=str(path),
-            line=_line(lines, place),
+            line=line_of(lines, place),
             parameters=tuple(
                 deref(document, parameter)
-                for _, parameter in rules.parameters_of(document, place).values()
+                for _, parameter in documents.parameters_of(document, place).values()
             ),
             body=deref(document, node.get("requestBody")),
             responses=MappingProxyType(deref(document, node["responses"])),
             security=tuple(node.get("security", document.get("security", ()))),
-            extensions=MappingProxyType(rules.in_force(document, item, node)),
+            extensions=MappingProxyType(documents.in_force(document, item, node)),
         )
-    schemes = rules.table(document, "components", "securitySchemes").values()
+    schemes = documents.table(document, "components", "securitySchemes").values()
     words = {"x-token", "x-tenant"}
     bearer: dict[str, Any] = next((scheme for scheme in schemes if words <= scheme.keys()), {})
     return Contract(
@@ -179,121 +146,9 @@ def _contract(file: Path, digest: str, document: Any, lines: Mapping[Place, int]
         service=MappingProxyType(document["x-service"]),
         token=MappingProxyType(bearer.get("x-token", {})),
         tenant=MappingProxyType(bearer.get("x-tenant", {})),
-        tables=MappingProxyType(tables.of(document, lambda place: _line(lines, place))),
+        tables=MappingProxyType(tables.of(document, lambda place: line_of(lines, place))),
         lines=MappingProxyType(lines),
     )
-
-
-def _read(file: Path, name: str) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            source = stream.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ContractError([Fault(name, 1, "document", f"cannot be read: {reason}")]) from error
-    if len(source) > MOST_BYTES:
-        raise ContractError([Fault(name, 1, "document", "is over 4 MiB")])
-    return source
-
-
-class _Unreadable(Exception):
-    """What stops the reading of a YAML document: line, place, reason."""
-
-
-def _parse(source: bytes, name: str) -> tuple[dict[str, Any], dict[Place, int], list[Flaw]]:
-    """Return the document, the line of each place, and what JSON does not have.
-
-    From events, and not by PyYAML's composer: that recurses in C without a limit, and resolves
-    `no`, `1:30` and dates as YAML 1.1 does.
-    """
-    lines: dict[Place, int] = {(): 1}
-    flaws: list[Flaw] = []
-    place: Place = ()
-    try:
-        text = source.decode()
-        events = yaml.parse(text, Loader=yaml.CSafeLoader)
-        for event in events:
-            if isinstance(event, yaml.DocumentStartEvent):
-                break
-        else:
-            raise _Unreadable(1, (), "is empty")
-        document = _value(next(events), (), events, lines, flaws)
-        next(events)
-        if not isinstance(extra := next(events), yaml.StreamEndEvent):
-            raise _Unreadable(extra.start_mark.line + 1, (), "is followed by a second document")
-        if not isinstance(document, dict):
-            raise _Unreadable(1, (), "must be a mapping")
-        return document, lines, flaws
-    except UnicodeDecodeError as error:
-        line, reason = source[: error.start].count(b"\n") + 1, "is not UTF-8"
-    except yaml.reader.ReaderError as error:
-        head = source[: error.position]
-        line, reason = head.count(b"\n") + 1, f"holds a character that YAML has not: {error.reason}"
-    except yaml.MarkedYAMLError as error:
-        line = min(error.problem_mark.line, source.count(b"\n")) + 1
-        reason = f"not YAML: {', '.join(filter(None, (error.context, error.problem)))}"
-    except _Unreadable as error:
-        line, place, reason = error.args
-    raise ContractError([Fault(name, line, _dotted(place), reason)])
-
-
-def _value(
-    event: Any, place: Place, events: Iterator[Any], lines: dict[Place, int], flaws: list[Flaw]
-) -> Any:
-    line = event.start_mark.line + 1
-    lines.setdefault(place, line)
-    if len(place) > MOST_LEVELS:
-        raise _Unreadable(line, place[:8], f"is nested deeper than {MOST_LEVELS} levels")
-    if event.anchor is not None:
-        flaws.append((line, place, "anchors and aliases are not read: write a $ref"))
-    if isinstance(event, yaml.AliasEvent):
-        return None
-    if event.tag is not None:
-        flaws.append((line, place, f"tags such as {event.tag} are not read"))
-    if isinstance(event, yaml.ScalarEvent):
-        return _scalar(event, place, flaws)
-    if isinstance(event, yaml.SequenceStartEvent):
-        items: list[Any] = []
-        while not isinstance(event := next(events), yaml.SequenceEndEvent):
-            items.append(_value(event, (*place, len(items)), events, lines, flaws))
-        return items
-    mapping: dict[str, Any] = {}
-    while not isinstance(event := next(events), yaml.MappingEndEvent):
-        line = event.start_mark.line + 1
-        key = event.value if isinstance(event, yaml.ScalarEvent) else f"?{len(mapping)}"
-        here = (*place, key)
-        if not isinstance(event, yaml.ScalarEvent):
-            _value(event, here, events, {}, [])
-            flaws.append((line, here, "a key must be a string"))
-        elif event.anchor or not isinstance(_scalar(event, here, []), str):
-            flaws.append((line, here, f"a key must be a plain string: write '{key}'"))
-        if key in mapping:
-            flaws.append((line, here, f"is there already, on line {lines[here]}"))
-            _value(next(events), here, events, {}, [])
-            continue
-        lines[here] = line
-        mapping[key] = _value(next(events), here, events, lines, flaws)
-    return mapping
-
-
-def _scalar(event: Any, place: Place, flaws: list[Flaw]) -> Any:
-    """Return what a scalar is in JSON: a plain `no`, `0o17` or date is a string."""
-    text: str = event.value
-    if event.style:
-        return text
-    if text in _WORDS:
-        return _WORDS[text]
-    line = event.start_mark.line + 1
-    if _INTEGER.fullmatch(text):
-        if len(text) > 20 or not -(2**63) <= int(text) < 2**63:
-            flaws.append((line, place, "does not fit in 64 bits"))
-            return None
-        return int(text)
-    if _NUMBER.fullmatch(text) and math.isfinite(float(text)):
-        return float(text)
-    if _NUMBER.fullmatch(text) or _NO_NUMBER.fullmatch(text):
-        flaws.append((line, place, "JSON has no number that is infinite or none"))
-    return text
 
 
 def _handler_faults(
@@ -342,21 +197,6 @@ def _openapi_schema() -> Path:
     return Path(spec.origin).parent / "resources" / "schemas" / "v3.0" / "schema.json"
 
 
-def _line(lines: Mapping[Place, int], place: Place) -> int:
-    while place not in lines:
-        place = place[:-1]
-    return lines[place]
-
-
-def _dotted(place: Place) -> str:
-    return ".".join(map(str, place)) or "document"
-
-
-def _display(file: Path) -> str:
-    path = file.absolute()
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
-
-
 def main(arguments: list[str]) -> int:
     """Check the contract named, or ours: print its faults and return 1, or one line and 0."""
     file = Path(arguments[0]) if arguments else DEFAULT
@@ -366,7 +206,7 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     count = len(contract.operations)
-    print(f"{_display(file)}: {count} operation{'s' * (count != 1)}, 0 faults")
+    print(f"{display(file)}: {count} operation{'s' * (count != 1)}, 0 faults")
     return 0
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from openapi.rules import Place, entries, resolve, table
+from openapi.documents import Place, entries, resolve, table
 from openapi.words import Change, breaking, safe, security
 
 UPPER = ("maxLength", "maximum", "maxItems", "maxProperties")

@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 
 from openapi import contract
 from openapi.contract import Contract, ContractError, Fault, Operation
-from openapi.rules import Place, entries, table
+from openapi.documents import Place, entries, table
+from openapi.source import display
 
 # RFC 9110 (11.6.1 and 10.2.3) and RFC 6585 (section 4).
 HEADERS = {
@@ -31,7 +32,7 @@ def lint(checked: Contract) -> list[Fault]:
         place: Place = ("paths", operation.path, operation.method)
         for below, reason in _operation(checked, operation):
             found.append(((*place, *below), reason))
-    name = contract._display(checked.file)
+    name = display(checked.file)
     return sorted(
         Fault(name, checked.line_of(*place), ".".join(map(str, place)), reason)
         for place, reason in found
@@ -113,7 +114,7 @@ def main(arguments: list[str]) -> int:
     for fault in found:
         print(fault, file=sys.stderr)
     if not found:
-        print(f"{contract._display(file)}: 0 findings")
+        print(f"{display(file)}: 0 findings")
     return 1 if found else 0
 
 

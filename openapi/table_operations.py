@@ -4,8 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Set
 from typing import Any
 
-from openapi.rules import (
-    Finding,
+from openapi.documents import (
     Place,
     each_operation,
     entries,
@@ -14,6 +13,7 @@ from openapi.rules import (
     resolve,
     table,
 )
+from openapi.rules import Finding
 from openapi.tables import SCALARS, SERVICE_COLUMNS, VERBS, schemas
 
 

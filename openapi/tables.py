@@ -9,15 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openapi.rules import (
-    Finding,
-    Place,
-    deref,
-    entries,
-    resolve,
-    table,
-    walk,
-)
+from openapi.documents import Place, deref, entries, resolve, table, walk
+from openapi.rules import Finding
 
 # What the generic handler serves, by the method that the verb needs.
 VERBS = {

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from openapi.rules import Place
+from openapi.documents import Place
 
 SAFE, BREAKING, SECURITY = "safe", "breaking", "security-breaking"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from openapi import contract, rules
+from openapi import contract, documents
 from openapi.contract import Contract
 from openapi.scaffold.__main__ import write
 from openapi.scaffold.asked import Request
@@ -87,7 +87,7 @@ def test_every_example_is_read_and_written_as_it_is(client: Path, wide: Contract
 
 def examples_of(document: dict[str, Any]) -> list[tuple[str, Any]]:
     """Return (schema, example) of every body of the contract."""
-    media = [node for _, kind, node in rules.walk(document) if kind == "media"]
+    media = [node for _, kind, node in documents.walk(document) if kind == "media"]
     refs = [(m["schema"].get("$ref", ""), m["example"]) for m in media if "example" in m]
     return [(ref.rpartition("/")[2], example) for ref, example in refs if ref]
 

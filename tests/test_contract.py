@@ -16,7 +16,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openapi import contract, rules
+from openapi import contract, documents
 from openapi.contract import ContractError, Fault
 
 HERE = Path(__file__).parent
@@ -53,7 +53,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
 
 
-def places(node: Any, place: rules.Place = ()) -> Iterator[rules.Place]:
+def places(node: Any, place: documents.Place = ()) -> Iterator[documents.Place]:
     """Yield the place of every value of a document."""
     yield place
     keys = node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
@@ -188,7 +188,7 @@ def test_every_operation_needs_its_function(tmp_path: Path) -> None:
 def test_a_verb_that_python_knows_is_handled_by_a_name_with_an_underscore() -> None:
     verbs = ("list", "import", "get", "delete", "sign_in")
     names = ["list_", "import_", "get", "delete", "sign_in"]
-    assert [rules.function_of(verb) for verb in verbs] == names
+    assert [documents.function_of(verb) for verb in verbs] == names
 
 
 def test_handlers_are_parsed_and_not_imported(tmp_path: Path) -> None:
@@ -206,10 +206,10 @@ def test_handlers_are_parsed_and_not_imported(tmp_path: Path) -> None:
 def test_an_unknown_x_key_is_refused_wherever_it_stands(
     shipped: contract.Contract, scratch: Path
 ) -> None:
-    objects = [place for place, _, node in rules.walk(shipped.document) if "$ref" not in node]
+    objects = [place for place, _, node in documents.walk(shipped.document) if "$ref" not in node]
     document = deepcopy(shipped.document)
     for place in objects:
-        rules.at(document, place)["x-nonsense"] = 1
+        documents.at(document, place)["x-nonsense"] = 1
     scratch.write_text(json.dumps(document))
     refused = {f.where for f in faults_of(scratch) if "unknown key" in f.reason}
     assert refused == {".".join(map(str, (*place, "x-nonsense"))) for place in objects}
@@ -237,7 +237,7 @@ def test_a_value_of_a_wrong_type_is_refused_or_loaded_wherever_it_stands(
     for place in places(document):
         if place:
             changed = deepcopy(document)
-            rules.at(changed, place[:-1])[place[-1]] = wrong
+            documents.at(changed, place[:-1])[place[-1]] = wrong
             scratch.write_text(json.dumps(changed))
             assert outcome(scratch)
 
@@ -259,9 +259,9 @@ def test_a_contract_with_values_put_elsewhere_is_refused_or_loaded(
         every = [place for place in places(document) if place]
         to, source = data.draw(st.sampled_from(every)), data.draw(st.sampled_from(every))
         scalars = st.sampled_from([None, True, -1, 2**63, 1e300, "", "[", "#/", "x-service"])
-        taken = deepcopy(rules.at(document, source))
+        taken = deepcopy(documents.at(document, source))
         value = data.draw(scalars | st.just(taken) | st.just([taken]) | st.just({"x-probe": taken}))
-        owner = rules.at(document, to[:-1])
+        owner = documents.at(document, to[:-1])
         if data.draw(st.booleans()):
             owner[to[-1]] = value
         elif isinstance(owner, dict):
@@ -467,7 +467,7 @@ def test_deref_copies_deeply_and_refuses_recursion() -> None:
 def test_the_schema_of_the_x_keys_is_a_schema_and_says_what_each_key_means() -> None:
     schema = json.loads((ROOT / "openapi" / "extensions.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert schema["properties"].keys() - {"other"} <= rules.SHAPE.keys()
+    assert schema["properties"].keys() - {"other"} <= documents.SHAPE.keys()
     for place in schema["properties"].values():
         assert place["additionalProperties"] is False
         for definition in place["properties"].values():

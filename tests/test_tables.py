@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from db import columns, ids, tables
-from openapi import contract, rules
+from openapi import contract, documents
 from openapi.contract import Contract, ContractError
 from openapi.tables import OWN_TABLES, VERBS, Column
 from tests.fix_planner import RESOURCES, database_of
@@ -118,13 +118,13 @@ def test_a_table_of_any_shape_is_refused_or_loaded(name: str, wrong: Any, tmp_pa
     for place in _places(document):
         if "A" in place or "paths" in place:
             changed = deepcopy(document)
-            rules.at(changed, place[:-1])[place[-1]] = wrong
+            documents.at(changed, place[:-1])[place[-1]] = wrong
             scratch.write_text(json.dumps(changed))
             with pytest.raises(ContractError):
                 contract.load(scratch, None)
 
 
-def _places(node: Any, place: rules.Place = ()) -> list[rules.Place]:
+def _places(node: Any, place: documents.Place = ()) -> list[documents.Place]:
     keys = node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
     below = [found for key in keys for found in _places(node[key], (*place, key))]
     return [place, *below] if place else below

@@ -22,6 +22,7 @@ from openapi.scaffold import places
 from openapi.scaffold.asked import Request, resource
 from openapi.scaffold.fields import GRAMMAR, ScaffoldError
 from openapi.scaffold.resource import Resource
+from openapi.source import display
 
 
 def write(file: Path, handlers: Path, asked: Request) -> tuple[int, Resource]:
@@ -42,7 +43,7 @@ def write(file: Path, handlers: Path, asked: Request) -> tuple[int, Resource]:
         try:
             _demand_clean(copy, handlers, declared)
         except ContractError as error:
-            name = f"{contract._display(file)} with {made.name}"
+            name = f"{display(file)} with {made.name}"
             raise ContractError(replace(fault, file=name) for fault in error.faults) from None
         os.replace(copy, file)
     return new.count("\n") - text.count("\n"), made
@@ -77,7 +78,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         print(f"{error}\nNothing was written.", file=sys.stderr)
         return 1
     verbs = " ".join(made.verbs)
-    print(f"{contract._display(contract.DEFAULT)}: {added} lines for {made.name}: {verbs}")
+    print(f"{display(contract.DEFAULT)}: {added} lines for {made.name}: {verbs}")
     print("Next: make migration, make generate, make run")
     return 0
 

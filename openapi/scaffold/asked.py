@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openapi.contract import Contract
-from openapi.rules import table
+from openapi.documents import table
 from openapi.scaffold import fields
 from openapi.scaffold.fields import SNAKE, Fields, ScaffoldError
 from openapi.scaffold.operations import ANSWERS

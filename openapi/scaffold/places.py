@@ -1,8 +1,8 @@
 """Where the lines of a resource go in a contract, which otherwise stays as it is."""
 
-from openapi import rules
+from openapi import documents
 from openapi.contract import Contract, Operation
-from openapi.rules import Place, table
+from openapi.documents import Place, table
 from openapi.scaffold import operations
 from openapi.scaffold.fields import ScaffoldError
 from openapi.scaffold.resource import METHODS, Resource
@@ -82,7 +82,7 @@ def _responses(operation: Operation) -> tuple[str, ...]:
 def _last(declared: Contract, *place: str) -> Place:
     """Return the place of the last of a list or mapping."""
     try:
-        node = rules.at(declared.document, place)
+        node = documents.at(declared.document, place)
     except LookupError:
         raise ScaffoldError(f"the contract has no {'.'.join(place)}") from None
     last = len(node) - 1 if isinstance(node, list) else list(node)[-1]

@@ -1,0 +1,80 @@
+"""What each `$ref` of a contract leads to."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from openapi.documents import DEEPEST, SHAPE, Object, Place, locate, table
+from openapi.rules.wording import Finding, quoted
+
+MOST = 50_000  # values that a $ref may unfold to
+
+
+def references(document: Any, objects: list[Object]) -> Iterator[Finding]:
+    """Each `$ref` stands alone and leads, inside the document, to an object of its own kind."""
+    kinds = {place: kind for place, kind, _ in objects}
+    referable = {kind[1:] for kind in SHAPE["components"].values()}
+    stack: list[tuple[Place, Any]] = [((), document)]
+    while stack:
+        place, node = stack.pop()
+        children = node.items() if isinstance(node, dict) else enumerate(node)
+        stack += [((*place, k), v) for k, v in children if isinstance(v, dict | list)]
+        ref = table(node).get("$ref")
+        if not isinstance(ref, str):
+            continue
+        kind, here = kinds.get(place), (*place, "$ref")
+        if kind not in referable:
+            yield here, "no $ref may stand here"
+            continue
+        for key in node.keys() - {"$ref"}:
+            yield (*place, key), "stands beside a $ref, which hides it"
+        if not ref.startswith("#/"):
+            yield here, f"external $ref {quoted(ref)}: only `#/…` is followed"
+            continue
+        try:
+            target = locate(document, ref)[0]
+        except LookupError:
+            yield here, f"$ref {quoted(ref)} leads nowhere"
+            continue
+        if kinds.get(target) != kind:
+            yield here, f"$ref {quoted(ref)} leads to no {kind}"
+    yield from _unfolding(document)
+
+
+def _unfolding(document: Any) -> list[Finding]:
+    """Find what cannot be unfolded: recursion, and references that multiply without bound."""
+    found: list[Finding] = []
+    weights: dict[Place, tuple[int, int]] = {}
+    trail: set[Place] = set()
+
+    def weight(place: Place, node: Any, level: int) -> tuple[int, int]:
+        ref = table(node).get("$ref")
+        if isinstance(ref, str):
+            return weight_of(place, ref, level)
+        count, depth = 1, 0
+        children = table(node).items() if not isinstance(node, list) else enumerate(node)
+        for key, child in children:
+            inner_count, inner_depth = weight((*place, key), child, level + 1)
+            count, depth = count + inner_count, max(depth, inner_depth)
+        return count, depth + 1
+
+    def weight_of(place: Place, ref: str, level: int) -> tuple[int, int]:
+        try:
+            target, inner = locate(document, ref)
+        except LookupError:
+            return 1, 1
+        if target in trail:
+            found.append(((*place, "$ref"), f"recursive schema: {quoted(ref)} contains itself"))
+            return 1, 1
+        if target not in weights and level < DEEPEST:
+            trail.add(target)
+            weights[target] = weight(target, inner, level + 1)
+            trail.remove(target)
+        count, depth = weights.get(target, (0, DEEPEST))
+        if count <= MOST and level + depth <= DEEPEST:
+            return count, depth
+        limit = f"{MOST} values or {DEEPEST} levels"
+        found.append(((*place, "$ref"), f"$ref {quoted(ref)} unfolds to more than {limit}"))
+        return 1, 1
+
+    weight((), document, 0)
+    return found

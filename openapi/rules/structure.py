@@ -1,0 +1,97 @@
+"""The structure of a contract, by the JSON Schemas of OpenAPI and of the x- keys."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema_rs
+
+from openapi.documents import Object, Place, table
+from openapi.rules.schemas import crossed
+from openapi.rules.wording import Finding, listed, nearest, not_one_of, quoted
+
+
+def structure(
+    document: Any, objects: list[Object], openapi: dict[str, Any], extensions: dict[str, Any]
+) -> Iterator[Finding]:
+    validator = jsonschema_rs.Draft4Validator(openapi, validate_formats=False)
+    for error in validator.iter_errors(document):
+        yield from _causes(error, openapi, document)
+    for reason in crossed(table(document, "x-service", "scaling")):
+        yield ("x-service", "scaling"), reason
+    homes = extensions["properties"]
+    own_words = jsonschema_rs.Draft202012Validator(extensions)
+    for place, kind, node in objects:
+        home = kind if kind in homes else "other"
+        words = {home: {key: value for key, value in node.items() if key.startswith("x-")}}
+        for error in own_words.iter_errors(words) if words[home] or not place else ():
+            for inner, reason in _causes(error, extensions, words):
+                right = [h for h in homes if inner[1:] and inner[1] in homes[h]["properties"]]
+                if len(inner) == 2 and right and home not in right:
+                    reason = f"stands in the wrong place: it belongs to {listed(right)}"
+                yield (*place, *inner[1:]), reason
+
+
+def _causes(error: Any, schema: Any, instance: Any) -> Iterator[Finding]:
+    """Yield what is behind an error; of a oneOf that fails, the faults of the branch meant."""
+    kind = error.kind
+    place, value = site(error, instance)
+    match kind.name:
+        case "oneOf" | "anyOf" if any(kind.context):
+            yield from _causes_of_branches(place, kind.context, schema, instance)
+        case "additionalProperties":
+            for step in error.schema_path[:-1]:
+                schema = schema[step]
+            known = [*table(schema, "properties")]
+            known += re.findall("[a-z]{3,}", " ".join(table(schema, "patternProperties")))
+            for key in kind.unexpected:
+                yield (*place, key), f"unknown key{nearest(key, known)}"
+        case "required":
+            yield place, f"lacks `{kind.property}`"
+        case "type":
+            scalar = kind.types == ["string"] and not isinstance(value, dict | list | None)
+            hint = ": quote it" if scalar else ""
+            yield place, f"must be {listed(kind.types)}, not {quoted(value)}{hint}"
+        case "enum":
+            yield place, not_one_of(value, kind.options)
+        case "not" if "required" in table(kind.schema):
+            yield place, f"may not carry both {listed(kind.schema['required'], 'and')}"
+        case "pattern" if place == ("openapi",):
+            yield place, f"only OpenAPI 3.0.x is served, not {quoted(value)}"
+        case _:
+            yield place, error.message
+
+
+def _causes_of_branches(
+    place: Place, branches: list[list[Any]], schema: Any, instance: Any
+) -> Iterator[Finding]:
+    def was_meant(error: Any) -> bool:
+        below = error.instance_path[len(place) :]
+        if error.kind.name == "enum" and below:
+            return below[-1] not in ("in", "type", "scheme")
+        is_reference = error.kind.name == "required" and error.kind.property == "$ref"
+        return not is_reference and (error.kind.name != "type" or bool(below))
+
+    errors = [error for branch in branches for error in branch]
+    likely = [branch for branch in branches if branch and all(map(was_meant, branch))]
+    discriminators = [error for error in errors if error.kind.name == "enum"]
+    if likely:
+        for error in max(likely, key=lambda branch: max(len(e.instance_path) for e in branch)):
+            yield from _causes(error, schema, instance)
+    elif discriminators:
+        where, value = site(discriminators[0], instance)
+        yield where, not_one_of(value, [o for e in discriminators for o in e.kind.options])
+    else:
+        yield from _causes(errors[0], schema, instance)
+
+
+def site(error: Any, instance: Any) -> tuple[Place, Any]:
+    """Return where in `instance` a validator's error is, and what stands there."""
+    place: Place = ()
+    for step in error.instance_path:  # a key such as "200" arrives as a number, an empty one never
+        key = str(step) if isinstance(instance, dict) else step
+        try:
+            place, instance = (*place, key), instance[key]
+        except (LookupError, TypeError):
+            break
+    return place, instance
