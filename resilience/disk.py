@@ -98,7 +98,15 @@ def fill(file: Path) -> None:
 def small(folder: Path, megabytes: int) -> Iterator[Path]:
     """Yield a file system of its own. Raises `NotRun` for whom may not mount one."""
     folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=0755", "none", str(folder)]
+    command = [
+        stage.program("mount"),
+        "-t",
+        "tmpfs",
+        "-o",
+        f"size={megabytes}m,mode=0755",
+        "none",
+        str(folder),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if os.geteuid() or done.returncode:
         raise NotRun("a small disk cannot be mounted here: only root may, and not everywhere")

@@ -19,6 +19,7 @@ from handlers import keys
 from openapi import contract
 from tests.fix_chart import Manifest, pod_specs, shipped
 from tests.fix_service import Service
+from tests.fix_tools import tool
 
 
 def job(name: str, environment: str = "local") -> Manifest:
@@ -103,7 +104,7 @@ def api(tmp_path: Path) -> Iterator[HTTPServer]:
     key, certificate = tmp_path / "key.pem", tmp_path / "ca.crt"
     subprocess.run(
         [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"),
+            *(tool("openssl"), "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1"),
             *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
             *("-keyout", str(key), "-out", str(certificate)),
         ],

@@ -21,6 +21,7 @@ import pytest
 
 from db import embedded
 from db.embedded import EmbeddedError, running
+from tests.fix_tools import tool
 
 ROOT = Path(__file__).parent.parent
 CHILD = """
@@ -345,6 +346,8 @@ def test_ctrl_c_reaches_the_parent_first(directory):
 def test_it_runs_where_only_its_user_may_enter(who, open_folder):
     """Repository, binaries and data all lie in a folder of mode 0700."""
     as_user, home = AS[who], open_folder / who
+    if as_user:
+        tool(as_user[0], "util-linux")
     site = home / "site"
     (site / "db").mkdir(parents=True)
     shutil.copy(embedded.__file__, site / "db")

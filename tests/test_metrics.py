@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -227,11 +228,8 @@ def test_who_sends_no_request_to_the_admin_port_is_sent_away(told: Told) -> None
 
 
 def test_without_the_setting_there_is_no_second_port(service: Service) -> None:
-    listening = subprocess.run(
-        ["ss", "-Hltnp"], capture_output=True, text=True, check=True
-    ).stdout.splitlines()
-    own = [line for line in listening if f"pid={service.process.pid}," in line]
-    assert len(own) == 1
+    connections = psutil.Process(service.process.pid).net_connections("tcp")
+    assert [c.laddr.port for c in connections if c.status == "LISTEN"] == [service.port]
 
 
 def test_the_metrics_are_told_until_the_end_of_the_drain(

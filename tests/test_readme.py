@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.fix_service import ROOT, answers, free_port, until
+from tests.fix_tools import tool
 
 README = (ROOT / "README.md").read_text()
 OWN, API = "## A resource of your own", "## The API"
@@ -67,6 +68,7 @@ class Terminal:
 
 @pytest.fixture(scope="module")
 def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
+    tool("curl")
     folder = tmp_path_factory.mktemp("copy")
     for name in OURS:
         source = ROOT / name
