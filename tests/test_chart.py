@@ -160,6 +160,11 @@ def test_a_manifest_that_kubernetes_refuses_is_seen() -> None:
     cluster = json.loads(json.dumps(named(shipped("local"), "Cluster", "covenant-db")))
     cluster["spec"]["instanzes"] = 1
     assert len(invalid(cluster)) == 1
+    metered = with_switch(SWITCHES["metrics"][0])
+    rules = json.loads(json.dumps(named(metered, "PrometheusRule", "covenant")))
+    rules["spec"]["groups"][0]["rules"][0]["labels"]["le"] = 0.25
+    del rules["spec"]["groups"][1]["rules"][0]["expr"]
+    assert len(invalid(rules)) == 2
     assert invalid({"kind": "Cronjob", "apiVersion": "batch/v1", "metadata": {"name": "x"}})
 
 
