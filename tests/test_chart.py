@@ -487,6 +487,24 @@ def test_only_monitoring_reaches_the_admin_port() -> None:
     assert "admin" not in json.dumps(policies(shipped("local"))["covenant"])
 
 
+def test_a_pooler_reaches_postgresql_and_not_the_port_of_its_operator() -> None:
+    """Its pods bear the label of their cluster as well (cnpg.io/cluster)."""
+    found = policies(with_switch(SWITCHES["pooler"][0]))
+    instances = found["covenant-db"]["podSelector"]
+    assert instances["matchLabels"] == {"cnpg.io/cluster": "covenant-db"}
+    assert instances["matchExpressions"] == [
+        {"key": "cnpg.io/poolerName", "operator": "DoesNotExist"}
+    ]
+    pooler = {"podSelector": {"matchLabels": {"cnpg.io/poolerName": "covenant-pooler"}}}
+    entries = {e["ports"][0]["port"]: e["from"] for e in found["covenant-db"]["ingress"]}
+    assert pooler in entries[5432]
+    assert entries[8000][0] == {"podSelector": instances}
+    assert found["covenant-pooler"]["egress"][-1] == {
+        "to": [{"podSelector": instances}],
+        "ports": [{"port": 5432, "protocol": "TCP"}],
+    }
+
+
 # PostgreSQL
 
 
