@@ -25,6 +25,8 @@ from tests.fix_tools import tool
 BASE = {"postgres": {"to": [{"ipBlock": {"cidr": "10.1.2.0/24"}}]}, "metrics": {"enabled": True}}
 EDGE = {"name": "edge", "namespace": "edge"}
 OF = {"namespace": "covenant-test", "job": "covenant"}
+# Ids of Grafana (@grafana/data, valueFormats): an unknown one is printed behind the number.
+UNITS = {"bytes", "percentunit", "reqps", "s", "short"}
 
 
 @cache
@@ -49,7 +51,7 @@ def dashboard() -> dict[str, Any]:
 def queries() -> list[str]:
     """Return what the dashboard asks, as Grafana would for this release."""
     found = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
-    for name, value in {**OF, "__rate_interval": "15s"}.items():
+    for name, value in {**OF, "pod": ".*", "__rate_interval": "15s"}.items():
         found = [expr.replace(f"${name}", value) for expr in found]
     return found
 
@@ -312,7 +314,27 @@ def test_the_dashboard_is_laid_out() -> None:
     places = [(panel["gridPos"]["x"], panel["gridPos"]["y"]) for panel in panels]
     assert len(set(places)) == len(panels) >= 15
     assert all(x in (0, 8, 16) for x, _ in places)
-    assert [v["name"] for v in dashboard()["templating"]["list"]] == ["source", "namespace", "job"]
+
+
+def test_the_dashboard_names_no_source_release_or_pod_of_its_own() -> None:
+    variables = {v["name"]: v for v in dashboard()["templating"]["list"]}
+    assert list(variables) == ["datasource", "namespace", "job", "pod"]
+    asking = [v for v in variables.values() if v["type"] == "query"]
+    targets = [target for panel in dashboard()["panels"] for target in panel["targets"]]
+    sources = [part["datasource"]["uid"] for part in (*asking, *dashboard()["panels"], *targets)]
+    assert set(sources) == {"${datasource}"}
+    for target in targets:
+        recorded = target["expr"].startswith("covenant:")
+        pod = "" if recorded else ',pod=~"$pod"'
+        selectors = set(re.findall(r"\{(.*?)\}", target["expr"]))
+        assert all(s.startswith(f'namespace="$namespace",job="$job"{pod}') for s in selectors)
+        assert all("$__rate_interval" in r for r in re.findall(r"\[.*?\]", target["expr"]))
+
+
+def test_every_panel_says_what_it_shows() -> None:
+    for panel in dashboard()["panels"]:
+        assert panel["description"].endswith("."), panel["title"]
+        assert panel["fieldConfig"]["defaults"]["unit"] in UNITS
 
 
 # A real Prometheus that scrapes the running service
