@@ -168,8 +168,10 @@ def _handler_faults(
             return None
         file = f"{handlers.name}/{tag}.py"
         hint = f"; the verbs of a table are {', '.join(tables.VERBS)}" if tag in generic else ""
+        if found == ABSENT:
+            return f"{file} {ABSENT}: it should define `{function}`{hint}"
         if isinstance(found, str):
-            return f"{file} {found}: it should define `{function}`{hint}"
+            return f"{file} {found}"
         return f"{file} has no function `{function}`{hint}"
 
     return fault
@@ -183,7 +185,9 @@ def _functions(handlers: Path | None, tag: str) -> frozenset[str] | str:
         body = ast.parse((handlers / f"{tag}.py").read_bytes()).body
     except OSError:
         return ABSENT
-    except (SyntaxError, ValueError) as error:
+    except SyntaxError as error:
+        return f"is no Python (line {error.lineno}: {error.msg})"
+    except ValueError as error:
         return f"is no Python ({error})"
     functions = ast.FunctionDef | ast.AsyncFunctionDef
     return frozenset(node.name for node in body if isinstance(node, functions))

@@ -243,6 +243,10 @@ def test_dev_follows_the_contract_and_keeps_the_last_good_service(
                 assert served() == "Changed"
                 assert "openapi.yaml:" in run.said()
                 children = psutil.Process(run.process.pid).children(recursive=True)
+                for child in children:
+                    child.kill()
+                contract.write_text(contract.read_text() + "\n")
+                run.until(lambda: "nothing serves until it is right" in run.said())
                 assert run.interrupt() == 0
         finally:
             contract.write_text(good)

@@ -37,7 +37,12 @@ def _follow() -> None:
             continue
         seen = now
         if not _accepted() or local.migrate():
-            print("dev: refused, the last good service goes on", flush=True)
+            # A file that is written while the service starts again can end the new one.
+            serving = service.poll() is None
+            rest = (
+                "the last good service goes on" if serving else "nothing serves until it is right"
+            )
+            print(f"dev: refused, {rest}", flush=True)
         else:
             print("dev: changed, starting again", flush=True)
             _stop(service)
