@@ -25,10 +25,12 @@ from tests.fix_tools import tool
 
 ROOT = Path(__file__).parent.parent
 CHILD = """
+import signal
 import sys
 from pathlib import Path
 from db import embedded
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script runs with &
 directory, embedded._ENDS_BY = Path(sys.argv[1]), sys.argv[2]
 try:
     with embedded.running(directory, fsync=False) as server:
