@@ -67,24 +67,22 @@ def database(superuser_url: str, planted: str = "", undo: str = "") -> Iterator[
     owner, app = secrets.token_hex(16), secrets.token_hex(16)
     name = f"certify_{secrets.token_hex(4)}"
     url = urls(superuser_url, name)
-    kept = _passwords(superuser_url)
-    try:
-        roles.make_roles(superuser_url, owner, app)
-        roles.make_database(superuser_url, name)
-        migrate.upgrade(url(roles.OWNER, owner))
-        made = Database(url(), url(roles.APP, app))
-        if planted:
-            execute(made.superuser_url, planted)
-    except (psycopg.Error, migrate.MigrationError) as error:
-        raise StageError(f"the database: {first_line(error)}") from error
-    try:
-        yield made
-    finally:
-        if undo:
-            execute(made.superuser_url, undo)
-        execute(superuser_url, f'drop database if exists "{name}" with (force)')
-        for role, password in kept:  # others may use the roles of a server that was given
-            execute(superuser_url, f"alter role {role} password '{password}'")
+    with passwords_kept(superuser_url):
+        try:
+            roles.make_roles(superuser_url, owner, app)
+            roles.make_database(superuser_url, name)
+            migrate.upgrade(url(roles.OWNER, owner))
+            made = Database(url(), url(roles.APP, app))
+            if planted:
+                execute(made.superuser_url, planted)
+        except (psycopg.Error, migrate.MigrationError) as error:
+            raise StageError(f"the database: {first_line(error)}") from error
+        try:
+            yield made
+        finally:
+            if undo:
+                execute(made.superuser_url, undo)
+            execute(superuser_url, f'drop database if exists "{name}" with (force)')
 
 
 @contextmanager
@@ -212,23 +210,30 @@ def urls(
 
     def url(user: str | None = None, password: str | None = None) -> str:
         name, secret = user or str(parts["user"]), password or str(parts.get("password") or "")
+        name, secret = quote(name, safe=""), quote(secret, safe="")
         place = f"{host or parts.get('host') or 'localhost'}:{port or parts.get('port') or 5432}"
-        return f"postgresql://{quote(name)}:{quote(secret)}@{place}/{database}"
+        return f"postgresql://{name}:{secret}@{place}/{database}"
 
     return url
 
 
-def _passwords(superuser_url: str) -> list[tuple[str, str]]:
-    """Return the roles that there are already, with the hashes of their passwords."""
+@contextmanager
+def passwords_kept(superuser_url: str) -> Iterator[None]:
+    """Give the roles that there are already their passwords back: others may use the server."""
     query = (
         "select quote_ident(rolname), rolpassword from pg_authid"
         " where rolname = any (%s) and rolpassword is not null"
     )
     try:
         with psycopg.connect(superuser_url) as connection:
-            return connection.execute(query, ([roles.OWNER, roles.APP],)).fetchall()
+            kept = connection.execute(query, ([roles.OWNER, roles.APP],)).fetchall()
     except psycopg.Error as error:
         raise StageError(f"the database: {first_line(error)}") from error
+    try:
+        yield
+    finally:
+        for role, password in kept:
+            execute(superuser_url, f"alter role {role} password '{password}'")
 
 
 def execute(url: str, sql: str) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from certify import stage
 from db import embedded, migrate, roles
 
 IMAGE = "postgres:17"
@@ -28,9 +29,7 @@ class Postgres:
 
     def url(self, database: str, user: str | None = None, password: str | None = None) -> str:
         """The superuser's URL of a database, or that of `user`."""
-        parts = psycopg.conninfo.conninfo_to_dict(self.superuser_url)
-        user, password = user or parts["user"], password or parts["password"]
-        return f"postgresql://{user}:{password}@{parts['host']}:{parts['port']}/{database}"
+        return stage.urls(self.superuser_url, database)(user, password)
 
     def database(self, *, migrated: bool = True, template: str | None = None) -> "Database":
         """Make an empty database, by default at the newest revision, or a copy of `template`."""
@@ -105,7 +104,26 @@ def server(directory: Path) -> Iterator[tuple[str, str]]:
         with embedded.running(directory, fsync=False) as server:
             yield choice, server.url()
     else:
-        yield choice, os.environ["TEST_DATABASE_URL"]
+        url = os.environ["TEST_DATABASE_URL"]
+        with stage.passwords_kept(url), _databases_dropped(url):
+            yield choice, url
+
+
+@contextmanager
+def _databases_dropped(superuser_url: str) -> Iterator[None]:
+    """Drop at the end what the tests, and what they killed, made on a server that others use."""
+    query = (
+        r"select datname from pg_database where datname ~ '^(covenant_test|certify)_[0-9a-f]{8}'"
+    )
+    with psycopg.connect(superuser_url, autocommit=True) as superuser:
+        before = superuser.execute(query).fetchall()
+    try:
+        yield
+    finally:
+        with psycopg.connect(superuser_url, autocommit=True) as superuser:
+            for row in superuser.execute(query).fetchall():
+                if row not in before:
+                    superuser.execute(f"drop database {row[0]} with (force)")
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -65,13 +66,14 @@ serve.serve()
 
 @contextmanager
 def role(postgres: Postgres, rights: str) -> Iterator[str]:
-    """A role like the serving one, but with `rights`; its name is its password."""
+    """A role like the serving one, but with `rights`; its password is x."""
+    name = f"covenant_test_{secrets.token_hex(4)}"  # a run that was killed may have left its own
     with psycopg.connect(postgres.superuser_url, autocommit=True) as superuser:
-        superuser.execute(f"create role covenant_test_role login password 'x' {rights}")
+        superuser.execute(f"create role {name} login password 'x' {rights}")
         try:
-            yield "covenant_test_role"
+            yield name
         finally:
-            superuser.execute("drop role covenant_test_role")
+            superuser.execute(f"drop role {name}")
 
 
 @asynccontextmanager
