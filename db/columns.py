@@ -37,6 +37,8 @@ _RESERVED = frozenset(
     system_user table tablesample then to trailing true union unique user using variadic verbose
     when where window with""".split()  # noqa: SIM905
 )
+# What ends a line somewhere: statements are indented line by line, and read again from a file.
+_BREAKS = re.compile("[\x01-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def quoted(name: str) -> str:
@@ -72,7 +74,11 @@ def literal(value: Any) -> str:
     if isinstance(value, int | float):
         return repr(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return "'" + text.replace("'", "''") + "'"
+    text = text.replace("'", "''")
+    if not _BREAKS.search(text):
+        return f"'{text}'"
+    text = text.replace("\\", "\\\\")
+    return "E'" + _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "'"
 
 
 def checks(column: Column) -> dict[str, str]:

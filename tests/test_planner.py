@@ -343,14 +343,21 @@ def test_what_sqlalchemy_or_psycopg_would_take_for_a_parameter_arrives_as_writte
     stage: Stage,
 ) -> None:
     odd = {"type": "string", "maxLength": 20, "pattern": r"^(?:%s|:b|\d\.:c)*$"}
-    value = {"type": "string", "enum": ["%(a)s", ":b", "c::d", "e\\"], "default": ":b"}
+    texts = ["%(a)s", ":b", ":b:c", "\\:b", "\\: ", "c::d", "e\\", "f\n  '\\\r\x85\u2028:g", "\n:"]
+    value = {"type": "string", "enum": texts, "default": texts[-2]}
     assert stage.bring_up(changed(odd=odd, value=value))
     assert stage.bring_up(changed(odd=odd, value=value)) is None
-    for text in ("%(a)s", ":b", "c::d", "e\\"):
+    for text in texts:
         stage.insert(title="new", odd="%s:b1.:c", value=text)
         with psycopg.connect(stage.database.superuser_url) as superuser:
             superuser.execute("delete from notes where title = 'new'")
+    stage.bring_up(changed(odd=odd, value=value | {"default": ":b"}))
     stage.down()
+    stage.insert(title="new")
+    with psycopg.connect(stage.database.superuser_url) as superuser:
+        found = superuser.execute("select value from notes where title = 'new'").fetchone()
+        superuser.execute("delete from notes where title = 'new'")
+    assert found == (value["default"],)
 
 
 def test_a_column_that_is_required_gets_its_default_where_it_was_empty(stage: Stage) -> None:

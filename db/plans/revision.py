@@ -24,7 +24,10 @@ def downgrade() -> None:
 {downgrade}
 '''
 WIDEST = 100
-_BIND = re.compile(r"(?<![:\w\\]):(?=\w)")  # what SQLAlchemy takes for a parameter
+# What SQLAlchemy takes for a parameter, and for a backslash that keeps it from doing so.
+_BIND = re.compile(r"(?<![:\w\\]):(?=\w+(?![:\w]))")
+_ESCAPE = re.compile(r"\\(?=:\w*(?![:\w]))")
+_TEXT = re.compile("'[^']*'")
 
 
 @dataclass(frozen=True)
@@ -92,12 +95,13 @@ def _wrap(line: str) -> str:
 
 
 def _execute(statement: str, indent: int) -> str:
-    pad, statement = " " * indent, _BIND.sub(r"\\:", statement)
+    pad, statement = " " * indent, _BIND.sub(r"\\:", _ESCAPE.sub(r"\\\\", statement))
     prefix = "r" if "\\" in statement else ""
     line = f'{pad}op.execute({prefix}"{statement}")'
     if "\n" not in statement and '"' not in statement and len(line) <= WIDEST:
         return line
-    if '"""' in statement:  # it would end the text, and go on as Python
+    # The one would end the text, and go on as Python; the others would be indented, or read as \n.
+    if '"""' in statement or any(re.search(r"[\n\r]", text) for text in _TEXT.findall(statement)):
         return f"{pad}op.execute({statement!r})"
     body = "\n".join(f"{pad}    {line}".rstrip() for line in statement.split("\n"))
     return f'{pad}op.execute({prefix}"""\n{body}\n{pad}""")'
