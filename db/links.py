@@ -16,7 +16,7 @@ import psycopg
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 
-NAMES = 200  # prepared statements per connection; what comes later is parsed each time
+NAMES = 200  # prepared statements per connection; one more takes the place of that unused longest
 STALE = b"0A000", b"26000"  # the type of the result has changed; no such prepared statement
 
 Step = tuple[bytes, list[bytes | None]]  # SQL and its parameters
@@ -65,7 +65,8 @@ class Link:
     since: float = 0.0  # when the oldest flight became that
     pace: float = 0.001  # how long one takes, on average
     room: float = 0.0  # how many of them take `ahead`: one at least, `depth` at most
-    names: dict[bytes, bytes] = field(default_factory=dict)
+    names: dict[bytes, bytes] = field(default_factory=dict)  # in the order of their last use
+    named: int = 0
     ready: set[bytes] = field(default_factory=set)
     writing: bool = False
     suspect: bool = False
@@ -98,18 +99,31 @@ class Link:
             self._flush()
 
     def _query(self, flight: Flight, sql: bytes, parameters: list[bytes | None]) -> None:
-        name, flight.due = self.names.get(sql), flight.due + 1
-        if name is None and len(self.names) < NAMES:
-            name = self.names[sql] = b"m%d" % len(self.names)
-        if name is None or not flight.named:
+        flight.due += 1
+        if not flight.named:
             self.pg.send_query_params(sql, parameters)
             return
+        name = self.names[sql] = self.names.pop(sql, b"") or self._new_name(flight)
         if sql not in self.ready:
             self.pg.send_close_prepared(name)
             self.pg.send_prepare(name, sql)
             self.ready.add(sql)
             flight.prepares, flight.due = True, flight.due + 2
         self.pg.send_query_prepared(name, parameters)
+
+    def _new_name(self, flight: Flight) -> bytes:
+        """Return a name that no statement had: what an error skipped must not leave one to another.
+
+        Of too many statements the one unused longest goes, or a few clients that ask for all there
+        are would have everybody else's parsed each time.
+        """
+        if len(self.names) == NAMES:
+            unused = next(iter(self.names))
+            self.pg.send_close_prepared(self.names.pop(unused))
+            self.ready.discard(unused)
+            flight.due += 1
+        self.named += 1
+        return b"m%d" % self.named
 
     def _hold(self) -> None:
         """Hold back what this turn of the event loop sends, so that the server wakes up once.

@@ -575,8 +575,16 @@ async def test_prepared_statements_are_bounded_and_more_sql_still_runs(way: Way)
         for _ in range(2):
             for number in range(links.NAMES + 20):
                 assert await driver.fetch([], f"select {number}") == [(b"%d" % number,)]
+                await driver.fetch([], "select 'often'")
         count = await driver.fetch([], "select count(*) from pg_prepared_statements")
         assert count == [(b"%d" % links.NAMES,)]
+        kept = (
+            "select statement from pg_prepared_statements where generic_plans > 10 "
+            f"or statement in ('select {number}', 'select 20') order by 1"
+        )
+        assert (b"select 'often'",) in (statements := await driver.fetch([], kept))
+        assert (b"select %d" % number,) in statements
+        assert (b"select 20",) not in statements
 
 
 @direct
