@@ -4,6 +4,6 @@ from db.tenancy import Door
 
 
 async def next_number(nobody: Door) -> int:
-    """Return a number that no guest had before."""
+    """Return a number that no guest of this database had before."""
     rows = await nobody.fetch("select nextval('guest_number')")
     return int(rows[0][0] or 0)

@@ -1,9 +1,11 @@
 """Two tenants who must never see each other, in every operation on tenant data."""
 
+import psycopg
 import pytest
 
 from db import ids
-from tests.fix_service import Tenant
+from tests.fix_postgres import Database
+from tests.fix_service import Service, Tenant, tenant
 
 
 def test_a_guest_makes_an_organization_and_projects_with_one_token(acme: Tenant) -> None:
@@ -12,6 +14,20 @@ def test_a_guest_makes_an_organization_and_projects_with_one_token(acme: Tenant)
     assert acme.get(f"/orgs/{acme.org}").json()["name"] == "Acme"
     assert acme.get(f"/orgs/{acme.org}/projects/{apollo['id']}").json() == apollo
     assert acme.get(f"/orgs/{acme.org}/projects").json() == {"items": [apollo]}
+
+
+def test_a_guest_whose_number_is_given_again_sees_nothing_of_the_other(
+    service: Service, database: Database
+) -> None:
+    """As after a restore, or behind a standby that had not seen the last numbers."""
+    with psycopg.connect(database.superuser_url) as superuser:
+        asked = superuser.execute("select last_value, is_called from guest_number").fetchone()
+        with tenant(service, "First") as first:
+            superuser.execute("select setval('guest_number', %s, %s)", asked)
+            with tenant(service, "Second") as second:
+                assert first.get(f"/orgs/{second.org}").status_code == 404
+                exchanged = first.http.post("/auth/token", json={"org_id": second.org})
+                assert exchanged.status_code == 404
 
 
 def test_another_tenants_project_does_not_exist(acme: Tenant, rival: Tenant) -> None:
