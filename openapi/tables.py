@@ -36,6 +36,7 @@ OWN_TABLES = (
     "organizations",
     "used_org_ids",
 )
+SEQUENCE = "guest_number"
 # PostgreSQL's own in every table (18, section 5.6).
 SYSTEM_COLUMNS = ("tableoid", "xmin", "cmin", "xmax", "cmax", "ctid")
 LONGEST = 63  # bytes of a name; PostgreSQL cuts what is longer
@@ -156,6 +157,8 @@ def check(document: Any) -> Iterator[Finding]:
             )
         if name in OWN_TABLES:
             yield (*here, "name"), f"`{name}` is a table of the service itself"
+        if str(name).startswith("pg_") or name == SEQUENCE:
+            yield (*here, "name"), f"`{name}` would stand for something else in PostgreSQL"
         yield from _properties(document, place, schema)
         yield from _keys(document, here, schema)
         yield from _references(document, here, schema, names(document))
