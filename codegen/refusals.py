@@ -17,6 +17,8 @@ Finding = tuple[Place, str]
 
 PROBES = ("startup", "liveness", "readiness")
 MOST_ROUTES = 1000  # sixteen HTTPRoutes of 64 matches; an Ingress or a Gateway is slow long before
+# Second, minute, hour, day, month, weekday: what CloudNativePG's operator takes.
+SCHEDULE = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 # semver.org, with the parts that Helm takes.
 SEMVER = re.compile(
     r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)"
@@ -207,3 +209,6 @@ def _postgres_faults(
         memory_bytes(own.get("storage", "1Gi"))
     except ValueError as error:
         yield (*place, "storage"), str(error)
+    for field, (least, most) in zip(own.get("backups", "").split(), SCHEDULE, strict=False):
+        if any(not least <= int(n) <= most for n in re.findall(r"(?<!/)\b\d+", field)):
+            yield (*place, "backups"), f"{field!r} is not within {least}-{most}"
