@@ -131,13 +131,19 @@ select x.what from pg_roles r, lateral (values
 
 
 def needed(contract: Contract) -> dict[str, set[str]]:
-    """Return the privileges that the operations need; a tag's table is named like the tag."""
+    """Return the privileges that the operations need; a tag's table is named like the tag.
+
+    So are those that `x-table.grants` names for handlers of the user's own.
+    """
     grants = {what: set(some) for what, some in CORE.items()}
     for operation in contract.operations.values():
         if operation.tag not in CORE_TAGS:
             grants.setdefault(f"table {operation.tag}", set()).update(
                 PRIVILEGES_OF.get(operation.method, set())
             )
+    for name, table in contract.tables.items():
+        if table.grants:
+            grants.setdefault(f"table {name}", set()).update(map(str.upper, table.grants))
     return grants
 
 

@@ -44,9 +44,10 @@ class Demand:
 
 
 def needed(contract: Contract, table: str) -> list[str]:
-    """Return the privileges that the operations of a table's tag need, no other."""
+    """Return the privileges that the operations of a table's tag need, or its `grants` name."""
     methods = [o.method for o in contract.operations.values() if o.tag == table]
-    every = set[str]().union(*(_NEEDED.get(method, set()) for method in methods))
+    named = contract.tables[table].grants
+    every = set(named).union(*(_NEEDED.get(method, set()) for method in methods))
     return [privilege for privilege in PRIVILEGES if privilege in every]
 
 

@@ -73,7 +73,10 @@ class Reference:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of every tenant; `unique` and `indexes` as written, without org_id and id."""
+    """A table of every tenant; `unique` and `indexes` as written, without org_id and id.
+
+    `grants` is what code of the user's own does to it beyond its operations.
+    """
 
     name: str
     schema: str
@@ -81,6 +84,7 @@ class Table:
     unique: tuple[tuple[str, ...], ...]
     references: tuple[Reference, ...]
     indexes: tuple[tuple[str, ...], ...]
+    grants: tuple[str, ...]
     renamed: Mapping[str, str]
     line: int
 
@@ -104,6 +108,7 @@ def of(document: Any, line_of: Callable[[Place], int]) -> dict[str, Table]:
                 for column, to in words.get("references", {}).items()
             ),
             indexes=tuple(map(tuple, words.get("indexes", ()))),
+            grants=tuple(words.get("grants", ())),
             renamed=words.get("renamed", {}),
             line=line_of((*place, "x-table")),
         )

@@ -612,6 +612,26 @@ def test_the_grants_follow_the_operations(postgres: Postgres, tmp_path: Path) ->
         assert catalogue.faults(superuser, catalogue.needed(checked)) == set()
 
 
+def test_a_column_that_may_have_a_new_name_is_said_to(stage: Stage) -> None:
+    document = changed(title=None, heading=TEXT, size=COUNT)
+    (refusal,) = stage.refused(words(document, unique=[]))
+    assert "unless `heading` is its new name: then write `renamed: {heading: title}`" in refusal
+    assert "size" not in refusal
+
+
+def test_a_table_that_handlers_of_others_write_has_the_grants_that_it_names(stage: Stage) -> None:
+    document = words(notes(), grants=["insert"])
+    made = stage.bring_up(document)
+    assert made
+    assert "grant insert on notes to covenant_app" in made.read_text()
+    with psycopg.connect(stage.database.superuser_url) as superuser:
+        needed = catalogue.needed(stage.contract(document))
+        assert not [fault for fault in catalogue.faults(superuser, needed) if "notes" in fault]
+    made = stage.bring_up(notes())
+    assert made
+    assert "revoke insert on notes from covenant_app" in made.read_text()
+
+
 def test_a_revision_begins_again_after_a_lock_was_not_to_be_had(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:

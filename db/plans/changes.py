@@ -89,7 +89,7 @@ def of_table(table: Table, was: Found, now: Found, renamed: Mapping[str, str]) -
     for name in sorted(was.indexes.keys() - now.indexes.keys()):
         yield keys.index_dropped(table, name, was)
     for name in sorted(was.columns.keys() - now.columns.keys()):
-        yield columns.dropped(table, name, was)
+        yield columns.dropped(table, name, was, now)
     for column in table.columns:
         if column.name not in was.columns:
             yield columns.added(table, column)

@@ -23,8 +23,14 @@ def added(table: Table, column: Column) -> Change:
     )
 
 
-def dropped(table: Table, name: str, was: Found) -> Change:
+def dropped(table: Table, name: str, was: Found, now: Found) -> Change:
     kind, filled, default = was.columns[name]
+    alike = [n for n in now.columns.keys() - was.columns.keys() if now.columns[n][0] == kind]
+    loss = f"the column `{name}` would be dropped with all its values"
+    for new in sorted(alike)[:1]:
+        loss += (
+            f", unless `{new}` is its new name: then write `renamed: {{{new}: {name}}}` in x-table"
+        )
     words = [quoted(name), kind]
     words += [f"default {default}"] if default is not None else []
     words += ["not null"] if filled and default is not None else []
@@ -34,7 +40,7 @@ def dropped(table: Table, name: str, was: Found) -> Change:
         (f"alter table {quoted(table.name)} drop column if exists {quoted(name)}",),
         (f"alter table {quoted(table.name)} add column {' '.join(words)}",),
         name,
-        f"the column `{name}` would be dropped with all its values",
+        loss,
     )
 
 
