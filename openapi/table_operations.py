@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Set
 from typing import Any
 
+from openapi import table_lists
 from openapi.documents import (
     Place,
     each_operation,
@@ -14,7 +15,7 @@ from openapi.documents import (
     table,
 )
 from openapi.rules import Finding
-from openapi.tables import SCALARS, SERVICE_COLUMNS, VERBS, schemas
+from openapi.tables import SERVICE_COLUMNS, VERBS, schemas
 
 
 def check(document: Any, functions_of: Callable[[str], Set[str] | str]) -> Iterator[Finding]:
@@ -46,7 +47,7 @@ def _operations(
         if verb in ("create", "replace", "update"):
             yield from _body(document, place, verb, operation, schema)
         if verb == "list":
-            yield from _filters(document, place, schema)
+            yield from table_lists.check(document, place, operation, schema)
         yield from _answers(document, place, verb, operation, schema)
 
 
@@ -113,7 +114,12 @@ def _body(
     for kind, holder in media.items():
         here = (*place, "requestBody", "content", kind, "schema")
         body = resolve(document, table(holder).get("schema"))
+        if not body:  # what it refers to is not there
+            continue
         for name, node in table(body, "properties").items():
+            if name in given and name not in SERVICE_COLUMNS:
+                yield here, f"`{name}` is in the path already"
+                continue
             if name in SERVICE_COLUMNS or name not in columns:
                 yield here, f"`{name}` is no column that clients fill"
                 continue
@@ -137,7 +143,8 @@ def _wider(sent: dict[str, Any], column: dict[str, Any], nullable: bool) -> Iter
     """Say what a body lets in that the column does not take."""
     for key in ("type", "format"):
         if sent.get(key) != column.get(key):
-            yield f"has another {key} than the column"
+            was, now = (one.get(key, "none") for one in (column, sent))
+            yield f"has another {key} than the column: {now}, and not {was}"
             return
     if sent.get("nullable") is True and not nullable:
         yield "may be null, and the column may not"
@@ -159,25 +166,3 @@ def _wider(sent: dict[str, Any], column: dict[str, Any], nullable: bool) -> Iter
     for key in ("exclusiveMaximum", "exclusiveMinimum"):
         if column.get(key) is True and sent.get(key) is not True:
             yield f"lacks the {key} of the column"
-
-
-def _filters(document: Any, place: Place, schema: dict[str, Any]) -> Iterator[Finding]:
-    """Query parameters of a list are its page, a column that filters, or `sort`."""
-    columns = table(schema, "properties")
-    for (name, where), (at, parameter) in parameters_of(document, place).items():
-        if where != "query" or name in ("limit", "cursor"):
-            continue
-        if f"{{{name}}}" in str(place[1]):
-            yield at, f"`{name}` is in the path already"
-        sent = resolve(document, parameter.get("schema"))
-        column = resolve(document, columns.get(name))
-        if name == "sort":
-            for value in entries(sent, "enum") or [None]:
-                by = str(value).removeprefix("-")
-                kind = resolve(document, columns.get(by))
-                if kind.get("type") not in SCALARS:
-                    yield at, f"`sort` is an enum of columns that are no objects: {value!r} is none"
-        elif column.get("type") not in SCALARS:
-            yield at, f"`{name}` is no column to filter by"
-        elif any(sent.get(key) != column.get(key) for key in ("type", "format")):
-            yield at, f"`{name}` has another type than the column"

@@ -14,8 +14,8 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from db import columns, ids, tables
-from openapi import contract, documents
+from db import columns, ids, pages, tables
+from openapi import contract, documents, table_lists
 from openapi.contract import Contract, ContractError
 from openapi.tables import OWN_TABLES, VERBS, Column
 from tests.fix_planner import RESOURCES, database_of
@@ -108,6 +108,24 @@ def test_what_a_handler_of_ones_own_takes_and_answers_is_its_own(
         functions = [o.function for o in desk.operations.values() if o.tag == tag]
         (handlers / f"{tag}.py").write_text("".join(f"def {f}(): ...\n" for f in functions))
     assert contract.load(wide, handlers).tables
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        ({"type": "string", "maxLength": 9}, "\U0001f600" * 9),
+        ({"type": "string", "enum": ["open", "closed"]}, "closed"),
+        ({"type": "string", "format": "date-time"}, "9999-12-31 23:59:59.999999+15:59:59"),
+        ({"type": "number"}, "-1.7976931348623157e+308"),
+    ],
+)
+def test_the_longest_cursor_has_room_for_the_longest_value(
+    schema: dict[str, Any], value: str
+) -> None:
+    made = len(pages.sorted_cursor("-x", value, ids.new()))
+    assert made <= table_lists.longest_cursor("-x", schema)
+    if "format" not in schema and schema["type"] == "string":
+        assert made == table_lists.longest_cursor("-x", schema)
 
 
 @pytest.mark.parametrize("wrong", [None, [[]], {"a": [{}]}], ids=repr)
