@@ -18,6 +18,12 @@ MOST_LEVELS = 64
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _NO_NUMBER = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+# What people do that makes YAML's own reasons.
+_HINTS = {
+    "did not find expected": ": is this line, or the one above, indented as its neighbours?",
+    "mapping values are not allowed": ": quote text with `: ` in it, or indent as the neighbours",
+    "cannot start any token": ": indent with spaces, and quote text that begins so",
+}
 _WORDS = {"null": None, "true": True, "false": False, "": None}
 
 
@@ -93,6 +99,7 @@ def parse(source: bytes, name: str) -> tuple[dict[str, Any], dict[Place, int], l
     except yaml.MarkedYAMLError as error:
         line = min(error.problem_mark.line, source.count(b"\n")) + 1
         reason = f"not YAML: {', '.join(filter(None, (error.context, error.problem)))}"
+        reason += "".join(hint for words, hint in _HINTS.items() if words in reason)
     except _Unreadable as error:
         line, place, reason = error.args
     raise ContractError([Fault(name, line, dotted(place), reason)])

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from openapi.documents import DEEPEST, SHAPE, Object, Place, locate, table
-from openapi.rules.wording import Finding, quoted
+from openapi.rules.wording import Finding, nearest_of, quoted
 
 MOST = 50_000  # values that a $ref may unfold to
 
@@ -33,11 +33,19 @@ def references(document: Any, objects: list[Object]) -> Iterator[Finding]:
         try:
             target = locate(document, ref)[0]
         except LookupError:
-            yield here, f"$ref {quoted(ref)} leads nowhere"
+            yield here, f"$ref {quoted(ref)} leads nowhere{_meant(ref, kinds, kind)}"
             continue
         if kinds.get(target) != kind:
             yield here, f"$ref {quoted(ref)} leads to no {kind}"
     yield from _unfolding(document)
+
+
+def _meant(ref: str, kinds: dict[Place, str], kind: str | None) -> str:
+    """Return a hint to the component whose name is the nearest."""
+    known = [p for p, k in kinds.items() if k == kind and len(p) == 3 and p[0] == "components"]
+    name = nearest_of(ref.rpartition("/")[2], [p[2] for p in known])
+    found = next((p for p in known if p[2] == name), None)
+    return f"; did you mean `#/{'/'.join(map(str, found))}`?" if found else ""
 
 
 def _unfolding(document: Any) -> list[Finding]:

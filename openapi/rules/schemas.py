@@ -55,7 +55,9 @@ def _limits(node: dict[str, Any]) -> Iterator[str]:
     if kind == "array":
         yield from (f"lacks `{key}`" for key in ("items", "maxItems") if key not in node)
     if kind == "string" and "enum" not in node:
-        if "maxLength" not in node and node.get("format") not in BOUNDED_FORMATS:
+        format = node.get("format")
+        is_known = not isinstance(format, str) or format in FORMATS
+        if "maxLength" not in node and is_known and node.get("format") not in BOUNDED_FORMATS:
             yield "lacks `maxLength`"
         if "pattern" not in node and "format" not in node:
             yield "lacks a `pattern`, an `enum` or a `format`"

@@ -6,7 +6,7 @@ from typing import Any
 
 import jsonschema_rs
 
-from openapi.documents import Object, Place, table
+from openapi.documents import Object, Place, entries, table
 from openapi.rules.schemas import crossed
 from openapi.rules.wording import Finding, listed, nearest, not_one_of, quoted
 
@@ -50,16 +50,37 @@ def _causes(error: Any, schema: Any, instance: Any) -> Iterator[Finding]:
             yield place, f"lacks `{kind.property}`"
         case "type":
             scalar = kind.types == ["string"] and not isinstance(value, dict | list | None)
-            hint = ": quote it" if scalar else ""
+            hint = ": quote it" if scalar else _hint(kind.types, value, schema, error)
             yield place, f"must be {listed(kind.types)}, not {quoted(value)}{hint}"
         case "enum":
-            yield place, not_one_of(value, kind.options)
+            hint = ": write one, and `nullable: true`" if _is_of_31(place, value) else ""
+            yield place, not_one_of(value, kind.options) + hint
         case "not" if "required" in table(kind.schema):
             yield place, f"may not carry both {listed(kind.schema['required'], 'and')}"
         case "pattern" if place == ("openapi",):
             yield place, f"only OpenAPI 3.0.x is served, not {quoted(value)}"
         case _:
             yield place, error.message
+
+
+def _is_of_31(place: Place, value: Any) -> bool:
+    """Whether this is a list of types, as OpenAPI 3.1 has them."""
+    return place[-1:] == ("type",) and isinstance(value, list) and "null" in value
+
+
+def _hint(types: list[str], value: Any, schema: Any, error: Any) -> str:
+    """Return what an object needs, or a list holds, where the schema says so."""
+    try:
+        for step in error.schema_path[:-1]:
+            schema = schema[step]
+    except (LookupError, TypeError):
+        return ""
+    if types == ["object"] and (required := entries(schema, "required")):
+        return f": write {{{', '.join(f'{name}: …' for name in required)}}}"
+    if types == ["array"] and isinstance(value, str):
+        inside = bool(error.instance_path) and isinstance(error.instance_path[-1], int)
+        return ": a list of lists, as in [[a, b]]" if inside else f": write [{value}]"
+    return ""
 
 
 def _causes_of_branches(
@@ -80,7 +101,8 @@ def _causes_of_branches(
             yield from _causes(error, schema, instance)
     elif discriminators:
         where, value = site(discriminators[0], instance)
-        yield where, not_one_of(value, [o for e in discriminators for o in e.kind.options])
+        hint = ": write one, and `nullable: true`" if _is_of_31(where, value) else ""
+        yield where, not_one_of(value, [o for e in discriminators for o in e.kind.options]) + hint
     else:
         yield from _causes(errors[0], schema, instance)
 

@@ -21,9 +21,14 @@ def listed(words: Iterable[Any], join: str = "or") -> str:
 
 
 def nearest(word: Any, known: Iterable[Any]) -> str:
+    near = nearest_of(word, known)
+    return f"; did you mean `{near}`?" if near else ""
+
+
+def nearest_of(word: Any, known: Iterable[Any]) -> str | None:
     words = sorted(w for w in known if isinstance(w, str))
     near = difflib.get_close_matches(word, words, 1) if isinstance(word, str) else []
-    return f"; did you mean `{near[0]}`?" if near else ""
+    return near[0] if near else None
 
 
 def not_one_of(value: Any, options: list[Any]) -> str:
