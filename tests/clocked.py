@@ -1,13 +1,11 @@
 """The service with a clock that a test controls: CLOCK_FILE holds seconds to add to the time."""
 
-import asyncio
 import os
 import time
 from pathlib import Path
 
-from handlers.runtime import settings, telemetry
+from handlers.runtime import serve, settings, telemetry
 from handlers.runtime.app import create_app
-from handlers.runtime.serve import until_stopped
 from openapi import contract
 
 
@@ -19,4 +17,4 @@ if __name__ == "__main__":
     environment = settings.read()
     telemetry.configure(environment.log_format)
     parts = create_app(environment, contract.load(), clock)
-    asyncio.run(until_stopped(environment, parts))
+    serve.run(environment, parts)

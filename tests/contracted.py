@@ -1,13 +1,11 @@
 """The service with the contract of CONTRACT; handlers in the folder HANDLERS come before ours."""
 
-import asyncio
 import os
 from pathlib import Path
 
 import handlers
-from handlers.runtime import settings, telemetry
+from handlers.runtime import serve, settings, telemetry
 from handlers.runtime.app import create_app
-from handlers.runtime.serve import until_stopped
 from openapi import contract
 
 if __name__ == "__main__":
@@ -16,4 +14,4 @@ if __name__ == "__main__":
     if folder := os.environ.get("HANDLERS"):
         handlers.__path__.insert(0, folder)
     parts = create_app(environment, contract.load(Path(os.environ["CONTRACT"])))
-    asyncio.run(until_stopped(environment, parts))
+    serve.run(environment, parts)

@@ -1,6 +1,5 @@
 """The service with the operations of tests/plant/ added, which fail, wait and echo on purpose."""
 
-import asyncio
 import json
 import os
 from pathlib import Path
@@ -9,9 +8,8 @@ from typing import Any
 import yaml
 
 import handlers
-from handlers.runtime import settings, telemetry
+from handlers.runtime import serve, settings, telemetry
 from handlers.runtime.app import create_app
-from handlers.runtime.serve import until_stopped
 from openapi import contract
 from tests.fix_problems import examples
 
@@ -63,4 +61,4 @@ if __name__ == "__main__":
     environment = settings.read()
     telemetry.configure(environment.log_format)
     parts = create_app(environment, contract.load(file, handlers=None))
-    asyncio.run(until_stopped(environment, parts))
+    serve.run(environment, parts)

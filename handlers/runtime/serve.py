@@ -20,10 +20,15 @@ def serve() -> None:
     demand_free(environment)
     # What was made until now lives as long as the process: the collector need not look at it.
     gc.freeze()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(until_stopped(environment, parts))
+    run(environment, parts)
     if parts.status.refusal:
         raise SystemExit(1)
+
+
+def run(environment: Settings, parts: Parts) -> None:
+    """Serve until a signal, on the event loop that the service is made for."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(until_stopped(environment, parts))
 
 
 async def until_stopped(environment: Settings, parts: Parts) -> None:
