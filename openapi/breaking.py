@@ -103,9 +103,10 @@ def _lines(judgement: Judgement) -> Iterator[str]:
     yield ""
     refused = judgement.refused
     if refused:
+        need = "changes need" if len(refused) != 1 else "change needs"
         yield (
-            f"refused: {len(refused)} change{'s' * (len(refused) != 1)} need an x-acknowledge"
-            f" with its reason where the change is, or a major version above {judgement.old.major}"
+            f"refused: {len(refused)} {need} an x-acknowledge with its reason where the change is,"
+            f" or a major version above {judgement.old.major}"
         )
     else:
         yield "accepted"

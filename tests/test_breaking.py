@@ -71,7 +71,7 @@ def test_the_report_names_file_line_and_reason() -> None:
     assert f"security-breaking new:{line} {THINGS}.get.security: security is dropped" in text
     assert "no token is needed any more" in text
     assert "For clients" in text
-    assert "refused: 1 change need an x-acknowledge" in text
+    assert "refused: 1 change needs an x-acknowledge" in text
 
 
 def test_what_is_gone_is_named_by_its_line_in_the_old_contract() -> None:
