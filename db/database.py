@@ -104,10 +104,11 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection; those in use end with their transaction."""
-        if self._watcher:
-            self._watcher.cancel()
+        watcher, self._watcher = self._watcher, None  # what it was connecting ends with it
+        if watcher:
+            watcher.cancel()
             with suppress(asyncio.CancelledError):
-                await self._watcher
+                await watcher
         for multiplexer in (self._reads, self._writes):
             if multiplexer:
                 await multiplexer.close()

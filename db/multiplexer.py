@@ -111,6 +111,7 @@ class Multiplexer:
         running = [link.connection for link in self._links if link.flights]
         cancelled = [connection.cancel_safe(timeout=1) for connection in running]
         await asyncio.gather(*cancelled, *self._tasks, return_exceptions=True)
+        self._tasks.clear()  # a connection that was being made ends with its task
         for link in tuple(self._links):
             link.lose("closed")
         for flight in self._waiting.items():

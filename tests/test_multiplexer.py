@@ -3,6 +3,7 @@
 import array
 import asyncio
 import fcntl
+import gc
 import os
 import random
 import signal
@@ -657,6 +658,30 @@ async def test_close_cancels_what_runs_past_its_deadline(way: Way, server: Serve
     with psycopg.connect(server.url(), autocommit=True) as admin:
         active = f"select from pg_stat_activity where state = 'active' and query = $${sql}$$"
         await until(lambda: not admin.execute(active).fetchall())
+
+
+@direct
+async def test_close_ends_a_connection_that_is_being_made(way: Way) -> None:
+    """PostgreSQL would keep its place for a minute, and no database could be dropped meanwhile."""
+    ended = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        reached.set()
+        await reader.read()
+        writer.close()
+        ended.set()
+
+    async with await asyncio.start_server(silent, "127.0.0.1", 0) as listener:
+        reached, port = asyncio.Event(), listener.sockets[0].getsockname()[1]
+        driver = Multiplexer(f"host=127.0.0.1 port={port}", connections=1, read_only=True)
+        await driver.open()
+        await reached.wait()
+        gc.disable()
+        try:
+            await driver.close()
+            await asyncio.wait_for(ended.wait(), 2)
+        finally:
+            gc.enable()
 
 
 # Connections that end
