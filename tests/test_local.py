@@ -16,9 +16,10 @@ from typing import Any
 
 import httpx
 import psutil
+import psycopg
 import pytest
 
-from tests.fix_postgres import Database
+from tests.fix_postgres import Database, Postgres
 from tests.fix_service import ROOT, answers, free_port
 
 OURS = ("DATABASE_URL", "MIGRATION_DATABASE_URL", "KEYS_DIR", "HOST", "PORT", "ADMIN_PORT")
@@ -219,7 +220,7 @@ def test_a_refused_contract_starts_nothing(tree: Path) -> None:
 
 
 def test_dev_follows_the_contract_and_keeps_the_last_good_service(
-    tree: Path, database: Database
+    tree: Path, postgres: Postgres, database: Database
 ) -> None:
     contract = tree / "openapi" / "openapi.yaml"
     good = contract.read_text()
@@ -236,10 +237,12 @@ def test_dev_follows_the_contract_and_keeps_the_last_good_service(
         assert servers(run) == []  # one is given
         assert served() == "Covenant"
         try:
-            contract.write_text(good.replace("title: Covenant", "title: Changed", 1))
+            with _closed(postgres, database):
+                contract.write_text(good.replace("title: Covenant", "title: Changed", 1))
+                run.until(lambda: "not migrated, the last good service goes on" in run.said())
             run.until(lambda: served() == "Changed")
             with _broken(contract):
-                run.until(lambda: "the last good service goes on" in run.said())
+                run.until(lambda: "refused, the last good service goes on" in run.said())
                 assert served() == "Changed"
                 assert "openapi.yaml:" in run.said()
                 children = psutil.Process(run.process.pid).children(recursive=True)
@@ -290,6 +293,18 @@ def test_dev_follows_a_resource_from_the_contract_to_its_table(tree: Path) -> No
             for revision in set(revisions.glob("*.py")) - before:
                 revision.unlink()
         assert "Traceback" not in run.said()
+
+
+@contextmanager
+def _closed(postgres: Postgres, database: Database) -> Iterator[None]:
+    """A database that takes no new connection; those that there are go on."""
+    alter = f"alter database {database.name} allow_connections"
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as superuser:
+        superuser.execute(f"{alter} false")
+        try:
+            yield
+        finally:
+            superuser.execute(f"{alter} true")
 
 
 @contextmanager

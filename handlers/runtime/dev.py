@@ -4,6 +4,7 @@ The new service is started only when its contract is accepted and the database i
 revision; until then the last good one goes on serving.
 """
 
+import math
 import os
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from handlers.runtime import local
 WATCHED = ("openapi", "handlers", "db")
 SUFFIXES = (".py", ".yaml", ".json")
 POLL = 0.3
+AGAIN = 5.0  # seconds until a migration that failed is tried again
 
 
 def dev() -> None:
@@ -29,25 +31,30 @@ def _follow() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda n, _: stopped.append(n))
     seen = _stamp()  # before the service reads them: what changes from now on starts it again
-    service = _start()
+    service, again = _start(), math.inf
     while not stopped:
         time.sleep(POLL)
         now = _stamp()
-        if now == seen:
+        changed = now != seen
+        if not changed and time.monotonic() < again:
             continue
-        seen = now
-        if not _accepted() or local.migrate():
-            # A file that is written while the service starts again can end the new one.
-            serving = service.poll() is None
-            rest = (
-                "the last good service goes on" if serving else "nothing serves until it is right"
-            )
-            print(f"dev: refused, {rest}", flush=True)
+        seen, again = now, math.inf
+        if changed and not _accepted():
+            print(f"dev: refused, {_rest(service)}", flush=True)
+        elif local.migrate():  # it may have been the database, and no file
+            again = time.monotonic() + AGAIN
+            print(f"dev: not migrated, {_rest(service)}, again in {AGAIN:.0f} s", flush=True)
         else:
             print("dev: changed, starting again", flush=True)
             _stop(service)
             service = _start()
     _stop(service)
+
+
+def _rest(service: "subprocess.Popen[bytes]") -> str:
+    """A file that is written while the service starts again can end the new one."""
+    serves = service.poll() is None
+    return "the last good service goes on" if serves else "nothing serves until it is right"
 
 
 def _stamp() -> dict[Path, int]:
