@@ -32,6 +32,10 @@ class Away(Exception):
         self.maybe_done = maybe_done
 
 
+class Late(Away):
+    """Away for this request alone: the database answered others, and these took its time."""
+
+
 @dataclass(slots=True, eq=False)
 class Flight:
     answer: asyncio.Future[Answer]
@@ -63,6 +67,7 @@ class Link:
     progressed: Callable[[], None]
     flights: deque[Flight] = field(default_factory=deque)
     since: float = 0.0  # when the oldest flight became that
+    heard: float = 0.0  # when one was last answered
     pace: float = 0.001  # how long one takes, on average
     room: float = 0.0  # how many of them take `ahead`: one at least, `depth` at most
     names: dict[bytes, bytes] = field(default_factory=dict)  # in the order of their last use
@@ -185,7 +190,7 @@ class Link:
             now, self.suspect = self.loop.time(), False
             self.pace += (now - self.since - self.pace) / 8
             self.room = min(self.depth, max(1, self.ahead / max(self.pace, 1e-6)))
-            self.since = now
+            self.since = self.heard = now
             self.flights.popleft().end(flight.result)
         elif status != ExecStatus.PIPELINE_ABORTED:
             self.lose(f"{ExecStatus(status).name}: {result.get_error_message()}")

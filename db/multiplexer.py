@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 
-from db.links import STALE, Answer, Away, Flight, Link
+from db.links import STALE, Answer, Away, Flight, Late, Link
 from db.shares import Shares
 
 STUCK = 0.05  # from this age of a statement on, nothing new is sent behind it
@@ -244,7 +244,8 @@ class Multiplexer:
         for flight in link.flights:
             if now - flight.began < flight.limit + self._timeout:
                 break
-            flight.end(Away("no answer in time", maybe_done=flight.spare < 0))
+            cause = Late if any(one.heard > flight.began for one in self._links) else Away
+            flight.end(cause("no answer in time", maybe_done=flight.spare < 0))
             expired += 1
         if expired and expired == len(link.flights):
             link.lose("no answer in time")

@@ -69,6 +69,7 @@ def test_refusals_count_by_reason(metrics: Metrics) -> None:
         MissingToken(),
         Unavailable("Busy"),
         Unavailable("Full"),
+        Unavailable("Late", maybe_done=True),
         Unavailable("the database is away"),
         Unavailable("OperationalError", lost=True),
         Unavailable("the migrations are behind (none of 0004)"),
@@ -80,7 +81,7 @@ def test_refusals_count_by_reason(metrics: Metrics) -> None:
         metrics.refused(error)
     assert metrics.token_failures == {"expired": 1, "missing": 1}
     assert metrics.unavailable == {
-        "no_room": 2,
+        "no_room": 3,
         "database_away": 2,
         "not_ready": 1,
         "DiskFull": 1,

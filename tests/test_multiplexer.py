@@ -27,7 +27,7 @@ from psycopg.conninfo import make_conninfo
 
 from db import links, multiplexer
 from db.embedded import Server, running
-from db.links import Away
+from db.links import Away, Late
 from db.multiplexer import Busy, Multiplexer, Stats
 from tests.fix_tools import tool
 
@@ -527,7 +527,7 @@ async def test_behind_a_lock_none_waits_for_the_limits_of_the_others(
             began = time.monotonic()
             sql = "insert into marks values ('locked')"
             answers = await asyncio.gather(*[outcome(driver, [], sql) for _ in range(8)])
-            assert set(answers) == {errors.QueryCanceled, Away}
+            assert set(answers) == {errors.QueryCanceled, Late}
             assert time.monotonic() - began < 1.6
         await until(lambda: driver.stats == Stats(1, 0, 0))
 

@@ -126,7 +126,7 @@ def unavailable(error: Unavailable) -> Problem:
     reason = str(error)
     detail = reason[:1].upper() + reason[1:] if " " in reason else "The service is busy"
     if error.maybe_done:
-        detail = "The connection to the database broke: the change may have happened all the same"
+        detail = "The database did not answer: the change may have happened all the same"
     return Problem(
         "unavailable", detail, hint="Try again", headers={"Retry-After": str(RETRY_AFTER)}
     )
