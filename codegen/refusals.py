@@ -4,13 +4,12 @@ import ipaddress
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from codegen.facts import RESOURCES, Environment, environment, places, probes
 from codegen.quantities import cpu_cores, memory_bytes
-from openapi.contract import Contract, ContractError, Fault, Operation
+from openapi.contract import Contract, ContractError, Operation
 from openapi.documents import Place
 
 Finding = tuple[Place, str]
@@ -39,15 +38,7 @@ def check(contract: Contract) -> None:
 
 def refusal(contract: Contract, findings: list[Finding]) -> ContractError:
     """Return the error that names the line of each place of `contract`, and why."""
-    here = Path.cwd()
-    file = contract.file.absolute()
-    name = str(file.relative_to(here) if file.is_relative_to(here) else file)
-    return ContractError(
-        [
-            Fault(name, contract.line_of(*place), ".".join(map(str, place)), reason)
-            for place, reason in findings
-        ]
-    )
+    return ContractError(contract.fault(place, reason) for place, reason in findings)
 
 
 def _faults(contract: Contract) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from codegen.facts import Environment, Facts
 from codegen.refusals import Finding, refusal
 from codegen.render import Files, Own, merged
 from openapi.contract import Contract, ContractError, Fault
+from openapi.documents import Place, dotted
 
 
 def check(contract: Contract, facts: Facts, files: Files, own: Own) -> None:
@@ -50,16 +51,15 @@ def _causes(error: Any) -> Iterator[Finding]:
 
 
 def _fault(
-    contract: Contract, env: Environment, own: Own, place: tuple[str | int, ...], reason: str
+    contract: Contract, env: Environment, own: Own, place: Place, reason: str
 ) -> list[Fault]:
-    where = ".".join(map(str, place))
     for name, file in ((env.name, f"values.{env.name}.yaml"), (None, "values.yaml")):
         if _holds(own.values.get(name, {}), place):
-            return [Fault(f"overrides/{file}", 1, where, reason)]
+            return [Fault(f"overrides/{file}", 1, dotted(place), reason)]
     return list(refusal(contract, [((*env.place, "values", *place), reason)]).faults)
 
 
-def _holds(values: Any, place: tuple[str | int, ...]) -> bool:
+def _holds(values: Any, place: Place) -> bool:
     for key in place:
         if not isinstance(values, Mapping) or key not in values:
             return False

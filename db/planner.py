@@ -81,10 +81,10 @@ def _refusal(checked: Contract, change: Change) -> Fault | None:
     place = _place(checked, change)
     if change.upgrade and _is_acknowledged(checked, place, change):
         return None
-    where, reason = ".".join(map(str, place)) or "document", change.loss
+    reason = change.loss
     if change.upgrade:
         reason += f"; if that is meant, write x-acknowledge {_holder(checked, place, change)}"
-    return Fault(display(checked.file), checked.line_of(*place), where, reason)
+    return checked.fault(place, reason)
 
 
 def _place(checked: Contract, change: Change) -> Place:

@@ -21,8 +21,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
-APP_ROLE = "covenant_app"
-
 
 def metadata() -> MetaData:
     """Return the tables; those with a tenant are every one but `used_org_ids`."""

@@ -16,8 +16,8 @@ from typing import Any
 from openapi import contract
 from openapi.changes import Pair, acknowledged, compare
 from openapi.contract import ContractError
-from openapi.documents import Place, table
-from openapi.source import display, parse
+from openapi.documents import Place, dotted, table
+from openapi.source import display, line_of, parse
 from openapi.words import SAFE, Change
 
 CONCERNS = {
@@ -41,9 +41,7 @@ class Side:
 
     def where(self, place: Place) -> str:
         """Return file and line of a place, or of the nearest that holds it."""
-        while place not in self.lines:
-            place = place[:-1]
-        return f"{self.name}:{self.lines[place]}"
+        return f"{self.name}:{line_of(self.lines, place)}"
 
     @property
     def major(self) -> int:
@@ -93,10 +91,10 @@ def _lines(judgement: Judgement) -> Iterator[str]:
         chosen = [(c, r) for c, r in judgement.changes if c.concerns == concerns]
         if chosen:
             yield f"\n{title}"
-        for change, reason in sorted(chosen, key=lambda pair: kinds_order(pair[0].kind)):
+        for change, reason in sorted(chosen, key=lambda pair: _gravity(pair[0].kind)):
             side = judgement.old if change.gone else judgement.new
-            dotted = ".".join(map(str, change.place))
-            yield f"  {change.kind:17} {side.where(change.place)} {dotted}: {change.what}"
+            where = f"{side.where(change.place)} {dotted(change.place)}"
+            yield f"  {change.kind:17} {where}: {change.what}"
             yield f"  {'':17} {change.reason}"
             if reason is not None and change.kind != SAFE:
                 yield f"  {'':17} acknowledged: {reason}"
@@ -112,7 +110,7 @@ def _lines(judgement: Judgement) -> Iterator[str]:
         yield "accepted"
 
 
-def kinds_order(kind: str) -> int:
+def _gravity(kind: str) -> int:
     return ("security-breaking", "breaking", SAFE).index(kind)
 
 

@@ -14,8 +14,8 @@ from types import MappingProxyType
 from typing import Any
 
 from openapi import documents, rules, table_operations, tables
-from openapi.documents import Place, deref, function_of
-from openapi.source import ContractError, Fault, display, dotted, line_of, parse, read
+from openapi.documents import Place, deref, dotted, function_of
+from openapi.source import ContractError, Fault, display, line_of, parse, read
 from openapi.tables import Table
 
 __all__ = ["Contract", "ContractError", "Fault", "Operation", "deref", "load", "public_document"]
@@ -35,7 +35,6 @@ class Operation:
     verb: str
     method: str
     path: str
-    line: int
     parameters: tuple[dict[str, Any], ...]
     body: dict[str, Any] | None
     responses: Mapping[str, dict[str, Any]]
@@ -68,6 +67,10 @@ class Contract:
     def line_of(self, *path: str | int) -> int:
         """Return the line of the value at `path`, or of the nearest that holds it."""
         return line_of(self.lines, path)
+
+    def fault(self, place: Place, reason: str) -> Fault:
+        """Return what is wrong at `place`, for whoever holds the contract to more than `load`."""
+        return Fault(display(self.file), self.line_of(*place), dotted(place), reason)
 
 
 def load(file: Path = DEFAULT, handlers: Path | None = DEFAULT_HANDLERS) -> Contract:
@@ -122,7 +125,6 @@ def _contract(file: Path, digest: str, document: Any, lines: Mapping[Place, int]
             verb=verb,
             method=str(method),
             path=str(path),
-            line=line_of(lines, place),
             parameters=tuple(
                 deref(document, parameter)
                 for _, parameter in documents.parameters_of(document, place).values()
@@ -146,7 +148,7 @@ def _contract(file: Path, digest: str, document: Any, lines: Mapping[Place, int]
         service=MappingProxyType(document["x-service"]),
         token=MappingProxyType(bearer.get("x-token", {})),
         tenant=MappingProxyType(bearer.get("x-tenant", {})),
-        tables=MappingProxyType(tables.of(document, lambda place: line_of(lines, place))),
+        tables=MappingProxyType(tables.of(document)),
         lines=MappingProxyType(lines),
     )
 

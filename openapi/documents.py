@@ -96,6 +96,11 @@ def at(document: Any, place: Place) -> Any:
     return document
 
 
+def dotted(place: Place) -> str:
+    """Return a place as faults name it: `paths./orgs.get`."""
+    return ".".join(map(str, place)) or "document"
+
+
 def locate(document: Any, ref: str) -> tuple[Place, Any]:
     """Return the place that `ref` (`#/…`, RFC 6901) names, and what stands there.
 

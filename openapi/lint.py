@@ -32,11 +32,7 @@ def lint(checked: Contract) -> list[Fault]:
         place: Place = ("paths", operation.path, operation.method)
         for below, reason in _operation(checked, operation):
             found.append(((*place, *below), reason))
-    name = display(checked.file)
-    return sorted(
-        Fault(name, checked.line_of(*place), ".".join(map(str, place)), reason)
-        for place, reason in found
-    )
+    return sorted(checked.fault(place, reason) for place, reason in found)
 
 
 def _operation(checked: Contract, operation: Operation) -> Iterator[tuple[Place, str]]:

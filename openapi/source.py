@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from openapi.documents import Place
+from openapi.documents import Place, dotted
 
 Flaw = tuple[int, Place, str]  # line, place and reason of what YAML has and JSON has not
 MOST_BYTES = 4 * 2**20
@@ -169,11 +169,6 @@ def line_of(lines: Mapping[Place, int], place: Place) -> int:
     while place not in lines:
         place = place[:-1]
     return lines[place]
-
-
-def dotted(place: Place) -> str:
-    """Return a place as faults name it: `paths./orgs.get`."""
-    return ".".join(map(str, place)) or "document"
 
 
 def display(file: Path) -> str:

@@ -5,11 +5,11 @@ not the shape it looks for, and nothing raises for a malformed document.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openapi.documents import Place, deref, entries, resolve, table, walk
+from openapi.documents import Place, deref, dotted, entries, resolve, table, walk
 from openapi.rules import Finding
 
 # What the generic handler serves, by the method that the verb needs.
@@ -52,14 +52,7 @@ class Column:
     schema: Mapping[str, Any]
     required: bool
     nullable: bool
-    service: bool
-    has_default: bool
     default: Any
-
-    @property
-    def is_json(self) -> bool:
-        """Whether the values are objects or arrays."""
-        return self.schema["type"] not in SCALARS
 
 
 @dataclass(frozen=True)
@@ -86,14 +79,13 @@ class Table:
     indexes: tuple[tuple[str, ...], ...]
     grants: tuple[str, ...]
     renamed: Mapping[str, str]
-    line: int
 
     def column(self, name: str) -> Column | None:
         """Return the column of that name, if there is one."""
         return next((column for column in self.columns if column.name == name), None)
 
 
-def of(document: Any, line_of: Callable[[Place], int]) -> dict[str, Table]:
+def of(document: Any) -> dict[str, Table]:
     """Return the tables by name, in the order of the contract; it must have no fault."""
     found = {}
     for place, schema in schemas(document):
@@ -110,7 +102,6 @@ def of(document: Any, line_of: Callable[[Place], int]) -> dict[str, Table]:
             indexes=tuple(map(tuple, words.get("indexes", ()))),
             grants=tuple(words.get("grants", ())),
             renamed=words.get("renamed", {}),
-            line=line_of((*place, "x-table")),
         )
     return found
 
@@ -137,8 +128,6 @@ def _columns(document: Any, schema: Any) -> Iterator[Column]:
             schema=resolved,
             required=name in required and resolved.get("nullable") is not True,
             nullable=resolved.get("nullable") is True,
-            service=name in SERVICE_COLUMNS,
-            has_default="default" in resolved,
             default=resolved.get("default"),
         )
 
@@ -158,7 +147,7 @@ def check(document: Any) -> Iterator[Finding]:
         if isinstance(name, str) and first.setdefault(name, place) != place:
             yield (
                 (*here, "name"),
-                f"`{name}` is also the table of {'.'.join(map(str, first[name]))}",
+                f"`{name}` is also the table of {dotted(first[name])}",
             )
         if name in OWN_TABLES:
             yield (*here, "name"), f"`{name}` is a table of the service itself"
@@ -241,7 +230,7 @@ def _derived_names(found: list[tuple[Place, dict[str, Any]]]) -> Iterator[Findin
             if len(name.encode()) > LONGEST:
                 yield where, f"the name `{name}` has more than {LONGEST} bytes"
             elif seen.setdefault(name, where) != where:
-                yield where, f"the name `{name}` is taken by {'.'.join(map(str, seen[name]))}"
+                yield where, f"the name `{name}` is taken by {dotted(seen[name])}"
 
 
 def _names_of(place: Place, schema: dict[str, Any]) -> Iterator[tuple[Place, str]]:

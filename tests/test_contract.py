@@ -357,7 +357,8 @@ def test_a_line_is_that_of_the_nearest_place_written(shipped: contract.Contract)
     assert lines[shipped.line_of("tags", 1, "name") - 1].strip() == "- name: auth"
     assert shipped.line_of("x-service", "absent", 3) == shipped.line_of("x-service")
     listing = shipped.operations["projects.list"]
-    assert lines[listing.line].strip() == "operationId: projects.list"
+    line = shipped.line_of("paths", listing.path, listing.method)
+    assert lines[line].strip() == "operationId: projects.list"
 
 
 def test_timeouts_limits_and_objectives_are_inherited_and_overridden(scratch: Path) -> None:

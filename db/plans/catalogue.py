@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
+from db import roles
 from db.demands import PRIVILEGES
 from db.plans import ddl
 from openapi.tables import Table
@@ -40,7 +41,7 @@ order by c.relname, i.relname"""
 _GRANTS = f"""
 select c.relname, lower(p.privilege_type)
 from pg_class c, aclexplode(c.relacl) p
-where c.relnamespace = current_schema::regnamespace and p.grantee = '{ddl.APP}'::regrole
+where c.relnamespace = current_schema::regnamespace and p.grantee = '{roles.APP}'::regrole
     and lower(p.privilege_type) = any (%s)"""  # noqa: S608
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
+from db import roles
 from db.columns import checks, definition, quoted
 from openapi.tables import Column, Table, index_name, reference_name, unique_name
 
-APP = "covenant_app"
 _TENANT = "(org_id = (select nullif(current_setting('app.org_id', true), '')::uuid))"
 
 
@@ -125,11 +125,11 @@ def secure(table: str) -> list[str]:
 
 
 def grant(table: str, privileges: Iterable[str]) -> str:
-    return f"grant {', '.join(privileges)} on {quoted(table)} to {APP}"
+    return f"grant {', '.join(privileges)} on {quoted(table)} to {roles.APP}"
 
 
 def revoke(table: str, privileges: Iterable[str]) -> str:
-    return f"revoke {', '.join(privileges)} on {quoted(table)} from {APP}"
+    return f"revoke {', '.join(privileges)} on {quoted(table)} from {roles.APP}"
 
 
 def names(*columns: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from openapi.documents import (
     Object,
     Place,
+    dotted,
     each_operation,
     entries,
     function_of,
@@ -51,7 +52,7 @@ def operations(
             first = ids.setdefault(name, place)
             tag, _, verb = name.partition(".")
             if first != place:
-                yield here, f"`{name}` is also the operationId of {'.'.join(map(str, first))}"
+                yield here, f"`{name}` is also the operationId of {dotted(first)}"
             if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*\.[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
                 yield here, f"{quoted(name)} is not `tag.verb` in snake_case"
             elif tag not in entries(operation, "tags"):

@@ -2,7 +2,7 @@
 
 from openapi import documents
 from openapi.contract import Contract, Operation
-from openapi.documents import Place, table
+from openapi.documents import Place, dotted, table
 from openapi.scaffold import operations
 from openapi.scaffold.fields import ScaffoldError
 from openapi.scaffold.resource import METHODS, Resource
@@ -107,8 +107,9 @@ def _block_line(declared: Contract, place: Place) -> int:
     """Return the line of the key at `place`. Raises `ScaffoldError` where it shares a line."""
     line = declared.line_of(*place)
     if line == declared.line_of(*place[:-1]):
-        dotted = ".".join(map(str, place[:-1]))
-        raise ScaffoldError(f"line {line}: write {dotted} with one entry a line, to add to it")
+        raise ScaffoldError(
+            f"line {line}: write {dotted(place[:-1])} with one entry a line, to add to it"
+        )
     return line
 
 
