@@ -98,16 +98,22 @@ def _path(document: Any, place: Place, verb: str, schema: dict[str, Any]) -> Ite
         yield place, "the path of a table's operation begins with {org_id}, the tenant"
     elif ends_in_id != (verb not in ("create", "list")) or (ends_in_id and len(ids) < 2):
         yield place, f"the path of `{verb}` {'ends' if not ends_in_id else 'does not end'} in an id"
-    for id in ids[1:-1] if ends_in_id else ids[1:]:
+    for id in _above(str(place[1])):
         if id not in table(schema, "x-table", "references"):
             yield place, f"the path names `{id}`, which is none of the table's references"
+
+
+def _above(path: str) -> list[str]:
+    """Return the ids in a path that are columns of the row: neither the tenant nor its own."""
+    ids = re.findall(r"\{([^{}]*)\}", path)
+    return ids[1:-1] if path.endswith("}") else ids[1:]
 
 
 def _body(
     document: Any, place: Place, verb: str, operation: Any, schema: dict[str, Any]
 ) -> Iterator[Finding]:
     columns = table(schema, "properties")
-    given = re.findall(r"\{([^{}]*)\}", str(place[1]))
+    given = _above(str(place[1]))
     media = table(resolve(document, operation.get("requestBody")), "content")
     if not media:
         yield place, f"`{verb}` of a table has a body"
