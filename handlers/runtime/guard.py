@@ -113,7 +113,7 @@ class Guard:
             await _answer(Unavailable("the service is stopping"), context, receive, send)
         except Exception as error:
             self._metrics.refused(error)
-            context.reason = why(error) if isinstance(error, Unavailable) else None
+            context.reason = why(error)
             await _answer(error, context, receive, send)
         finally:
             self._metrics.in_flight -= 1

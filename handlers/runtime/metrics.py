@@ -70,14 +70,19 @@ class Metrics:
             self.token_failures[error.reason] += 1
         elif isinstance(error, MissingToken):
             self.token_failures["missing"] += 1
-        elif isinstance(error, Unavailable):
-            self.unavailable[why(error)] += 1
-        elif isinstance(error, Problem) and error.code == "unavailable":
-            self.unavailable["uncounted"] += 1
+        elif reason := why(error):
+            self.unavailable[reason] += 1
 
 
-def why(error: Unavailable) -> str:
-    """Return one of few words for what an operator would do something else about each time."""
+def why(error: Exception) -> str | None:
+    """Return one of few words for what an operator would do something else about each time.
+
+    None when the answer is no 503.
+    """
+    if isinstance(error, Problem) and error.code == "unavailable":
+        return "uncounted"
+    if not isinstance(error, Unavailable):
+        return None
     reason = str(error)
     if isinstance(error, TooSlow):
         return "too_slow"
