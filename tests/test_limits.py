@@ -133,7 +133,7 @@ def test_redis_that_is_killed_takes_nothing_down_and_is_back_at_once(
             refused = client.get("/planted/limited/closed")
         assert refused.json()["code"] == "unavailable"
         assert refused.headers["retry-after"] == "1"
-        assert '"reason":"uncounted"' in service.lines()
+        until(lambda: '"reason":"uncounted"' in service.lines(), 5)
         assert _status(service, "/ready") == 200
         assert service.lines().count("Redis is away") == 1
         assert PASSWORD not in service.lines()
