@@ -15,10 +15,10 @@ from typing import Any
 
 from openapi import contract
 from openapi.changes import Pair, acknowledged, compare
+from openapi.changes.change import SAFE, Change
 from openapi.contract import ContractError
 from openapi.documents import Place, dotted, table
 from openapi.source import display, line_of, parse
-from openapi.words import SAFE, Change
 
 CONCERNS = {
     "clients": "For clients",

@@ -13,8 +13,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from openapi import documents, rules, table_operations, tables
+from openapi import documents, rules, tables
 from openapi.documents import Place, deref, dotted, function_of
+from openapi.rules import table_operations
+from openapi.rules import tables as table_rules
 from openapi.source import ContractError, Fault, display, line_of, parse, read
 from openapi.tables import Table
 
@@ -90,7 +92,7 @@ def load(file: Path = DEFAULT, handlers: Path | None = DEFAULT_HANDLERS) -> Cont
         json.loads((HERE / "extensions.schema.json").read_bytes()),
         _handler_faults(handlers, functions_of, tables.names(document)),
     )
-    found += tables.check(document)
+    found += table_rules.check(document)
     found += table_operations.check(document, functions_of)
     flaws += [
         (line_of(lines, place), place, reason) for place, reason in found if place not in spoiled

@@ -12,7 +12,7 @@ import yaml
 
 from openapi import breaking
 from openapi.breaking import Judgement, judge, read, report
-from openapi.words import BREAKING, SAFE, SECURITY
+from openapi.changes.change import BREAKING, SAFE, SECURITY
 
 ROOT = Path(__file__).parent.parent
 HERE = Path(__file__).parent / "contracts" / "breaking"

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from openapi import contract, lint
 from openapi.breaking import judge, read
+from openapi.changes.change import SAFE
 from openapi.contract import Contract, ContractError
 from openapi.scaffold.__main__ import main, write
 from openapi.scaffold.asked import Request
 from openapi.scaffold.fields import GRAMMAR, ScaffoldError
-from openapi.words import SAFE
 from tests.fix_service import ROOT
 
 TASKS = "title:string(1..200) done:boolean=false due:date-time? unique(title)"

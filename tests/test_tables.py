@@ -15,8 +15,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from db import columns, ids, pages, tables
-from openapi import contract, documents, table_lists
+from openapi import contract, documents
 from openapi.contract import Contract, ContractError
+from openapi.rules import table_lists
 from openapi.tables import OWN_TABLES, VERBS, Column
 from tests.fix_planner import RESOURCES, database_of
 from tests.fix_postgres import Database, Postgres

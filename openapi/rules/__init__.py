@@ -2,6 +2,8 @@
 
 Nothing here knows of files or lines, and nothing raises for a malformed document: a rule passes
 over what has not the shape it looks for, since `structure` reports that.
+`check` holds every contract to its rules; those of `x-table` are apart: `tables`,
+`table_operations` and `table_lists`, which `openapi.contract` asks itself.
 """
 
 from collections.abc import Callable

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from openapi.documents import Place, entries, parameters_of, resolve, table
-from openapi.rules import Finding
+from openapi.rules.wording import Finding
 from openapi.tables import SCALARS
 
 CURSOR = "^[A-Za-z0-9_-]+$"

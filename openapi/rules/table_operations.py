@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Iterator, Set
 from typing import Any
 
-from openapi import table_lists
 from openapi.documents import (
     Place,
     each_operation,
@@ -14,7 +13,8 @@ from openapi.documents import (
     resolve,
     table,
 )
-from openapi.rules import Finding
+from openapi.rules import table_lists
+from openapi.rules.wording import Finding
 from openapi.tables import SERVICE_COLUMNS, VERBS, schemas
 
 

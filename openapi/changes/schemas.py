@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from openapi.changes.change import Change, Pair, breaking, safe, security
 from openapi.documents import Place, entries, resolve, table
-from openapi.words import Change, breaking, safe, security
 
 UPPER = ("maxLength", "maximum", "maxItems", "maxProperties")
 LOWER = ("minLength", "minimum", "minItems", "minProperties")
@@ -12,17 +12,17 @@ Shared = dict[tuple[str, bool], None]
 
 
 def schema_changes(
-    place: Place, old: Any, new: Any, sent: bool, before: Any, after: Any, shared: Shared
+    place: Place, old: Any, new: Any, sent: bool, pair: Pair, shared: Shared
 ) -> Iterator[Change]:
     """Yield the changes of a schema; `sent` is true for what clients send.
 
-    `before` and `after` are the whole contracts. A `$ref` that both name is put into `shared`.
+    A `$ref` that both name is put into `shared`.
     """
     ref = table(new).get("$ref")
     if isinstance(ref, str) and ref == table(old).get("$ref"):
         shared[ref, sent] = None
         return
-    was, now = resolve(before, old), resolve(after, new)
+    was, now = resolve(pair.old, old), resolve(pair.new, new)
     if was.get("type") != now.get("type"):
         what = f"type {was.get('type')} is {now.get('type')} now"
         yield breaking(place, "clients", what, "values of the old type do not fit")
@@ -31,12 +31,12 @@ def schema_changes(
     yield from _forms(place, was, now, sent)
     yield from _tenant(place, was, now)
     yield from _openness(place, was, now, sent)
-    yield from _properties(place, was, now, sent, before, after, shared)
+    yield from _properties(place, was, now, sent, pair, shared)
     if "items" in was and "items" in now:
         here = (*place, "items")
-        yield from schema_changes(here, was["items"], now["items"], sent, before, after, shared)
+        yield from schema_changes(here, was["items"], now["items"], sent, pair, shared)
     for key in ("allOf", "anyOf", "oneOf"):
-        yield from _branches(place, key, was, now, sent, before, after, shared)
+        yield from _branches(place, key, was, now, sent, pair, shared)
 
 
 def _bounds(place: Place, old: Any, new: Any, sent: bool) -> Iterator[Change]:
@@ -172,7 +172,7 @@ def _openness(place: Place, old: Any, new: Any, sent: bool) -> Iterator[Change]:
 
 
 def _properties(
-    place: Place, old: Any, new: Any, sent: bool, before: Any, after: Any, shared: Shared
+    place: Place, old: Any, new: Any, sent: bool, pair: Pair, shared: Shared
 ) -> Iterator[Change]:
     was, now = table(old, "properties"), table(new, "properties")
     needed, need = entries(old, "required"), entries(new, "required")
@@ -181,7 +181,7 @@ def _properties(
         yield breaking((*place, "properties", name), "clients", f"{name} is gone", reason, True)
     for name in now.keys() - was.keys():
         here = (*place, "properties", name)
-        if sent and name in need and not resolve(after, now[name]).get("readOnly"):
+        if sent and name in need and not resolve(pair.new, now[name]).get("readOnly"):
             yield breaking(
                 here, "clients", f"a new {name} that is required", "requests without get 400"
             )
@@ -199,11 +199,11 @@ def _properties(
             else:
                 what = f"{name} is {'required' if tighter else 'optional'} now"
                 yield safe(here, "clients", what, "what fitted fits")
-        yield from schema_changes(here, was[name], now[name], sent, before, after, shared)
+        yield from schema_changes(here, was[name], now[name], sent, pair, shared)
 
 
 def _branches(
-    place: Place, key: str, old: Any, new: Any, sent: bool, before: Any, after: Any, shared: Shared
+    place: Place, key: str, old: Any, new: Any, sent: bool, pair: Pair, shared: Shared
 ) -> Iterator[Change]:
     was, now = entries(old, key), entries(new, key)
     here = (*place, key)
@@ -222,4 +222,4 @@ def _branches(
             yield breaking(here, "clients", f"a new branch of {key}", "values may not fit")
     pairs: Mapping[int, tuple[Any, Any]] = dict(enumerate(zip(was, now, strict=False)))
     for n, (one, other) in pairs.items():
-        yield from schema_changes((*here, n), one, other, sent, before, after, shared)
+        yield from schema_changes((*here, n), one, other, sent, pair, shared)

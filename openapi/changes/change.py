@@ -1,8 +1,9 @@
-"""The three classes of a change, and what a change is."""
+"""What a change is, its three classes, and the two contracts that it is between."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from openapi.documents import Place
+from openapi.documents import Place, locate, table
 
 SAFE, BREAKING, SECURITY = "safe", "breaking", "security-breaking"
 
@@ -32,3 +33,29 @@ def breaking(place: Place, concerns: str, what: str, reason: str, gone: bool = F
 
 def security(place: Place, concerns: str, what: str, reason: str, gone: bool = False) -> Change:
     return Change(SECURITY, concerns, place, what, reason, gone)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Both contracts, whole."""
+
+    old: dict[str, Any]
+    new: dict[str, Any]
+
+
+def within(document: Any, place: Place) -> dict[str, Any]:
+    """Return the mapping at `place`, or an empty one where there is none."""
+    for key in place:
+        try:
+            document = document[key]
+        except (LookupError, TypeError):
+            return {}
+    return table(document)
+
+
+def target(document: Any, ref: str) -> Any:
+    """Return what a `$ref` names, or an empty mapping where it leads nowhere."""
+    try:
+        return locate(document, ref)[1]
+    except LookupError:
+        return {}
