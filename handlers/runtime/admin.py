@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from handlers.runtime.answers import send_answer
-from handlers.runtime.lifecycle import look
+from handlers.runtime.lifecycle import config, look
 from handlers.runtime.metrics import Metrics
 from handlers.runtime.protocol import Protocol
 
@@ -50,22 +50,10 @@ async def serving(application: ASGIApp, host: str, port: int | None) -> AsyncIte
     if port is None:
         yield
         return
+    # Counted apart: what an operator does is no request of the service.
+    http = partial(Protocol, metrics=Metrics({}), most=MOST_CONNECTIONS)
     server = Server(
-        uvicorn.Config(
-            application,
-            host=host,
-            port=port,
-            # Counted apart: what an operator does is no request of the service.
-            http=partial(Protocol, metrics=Metrics({}), most=MOST_CONNECTIONS),  # type: ignore[arg-type]
-            ws="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_graceful_shutdown=1,
-        )
+        config(application, host, port, http, lifespan="off", timeout_graceful_shutdown=1)
     )
     task = asyncio.create_task(server.serve())
     try:

@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import structlog
 import uvicorn
@@ -90,21 +91,32 @@ def most_connections() -> int:
 
 def server(app: object, settings: Settings, status: Status, metrics: Metrics) -> Server:
     """Return a server that is ready to run `app`."""
-    config = uvicorn.Config(
-        app,  # type: ignore[arg-type]
-        host=settings.host,
-        port=settings.port,
-        http=partial(Protocol, metrics=metrics, most=most_connections()),  # type: ignore[arg-type]
-        ws="none",
+    listening = config(
+        app,
+        settings.host,
+        settings.port,
+        partial(Protocol, metrics=metrics, most=most_connections()),
         loop="uvloop",
         lifespan="on",
+        backlog=1024,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=GRACE,
+    )
+    return Server(listening, status, metrics, settings.drain_seconds)
+
+
+def config(app: object, host: str, port: int, http: object, **own: Any) -> uvicorn.Config:
+    """Return what every server of ours has, and its own: nothing that uvicorn would add or log."""
+    return uvicorn.Config(
+        app,  # type: ignore[arg-type]
+        host=host,
+        port=port,
+        http=http,  # type: ignore[arg-type]
+        ws="none",
         interface="asgi3",
         log_config=None,
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        backlog=1024,
-        timeout_keep_alive=75,
-        timeout_graceful_shutdown=GRACE,
+        **own,
     )
-    return Server(config, status, metrics, settings.drain_seconds)
