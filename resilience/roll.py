@@ -7,6 +7,7 @@ import threading
 import time
 
 from resilience import stage
+from resilience.haproxy import RETRIES, Haproxy, haproxy
 from resilience.load import Reply, Request, Stream, failed, loading, once, percentile, told
 from resilience.scenario import Scenario, Trial, until
 
@@ -92,7 +93,7 @@ def rolling(trial: Trial) -> None:
         try:
             for replica in replicas:
                 replica.start()
-            with stage.haproxy(trial.folder, [r.port for r in replicas]) as proxy:
+            with haproxy(trial.folder, [r.port for r in replicas]) as proxy:
                 replies = _roll(trial, replicas, proxy, rollouts, least)
         finally:
             for replica in replicas:
@@ -104,7 +105,7 @@ def rolling(trial: Trial) -> None:
 
 
 def _roll(
-    trial: Trial, replicas: list[stage.Service], proxy: stage.Haproxy, rollouts: int, least: int
+    trial: Trial, replicas: list[stage.Service], proxy: Haproxy, rollouts: int, least: int
 ) -> list[Reply]:
     acme, codes = stage.tenant(proxy.port), set()
     with loading(proxy.port, *mixed(acme)) as load:
@@ -145,7 +146,7 @@ def killing(trial: Trial) -> None:
             for replica in replicas:
                 replica.start()
             ports = [r.port for r in replicas]
-            with stage.haproxy(trial.folder, ports, retries=stage.RETRIES) as proxy:
+            with haproxy(trial.folder, ports, retries=RETRIES) as proxy:
                 acme, number = stage.tenant(proxy.port), itertools.count()
                 write = Stream("write", lambda _: acme.create(f"W {next(number)}"), clients=2)
                 read = Stream("read", lambda _: acme.list(), clients=4, pause=0.005)
