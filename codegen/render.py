@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import cache
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -34,6 +35,22 @@ def render(facts: Facts, templates: Mapping[str, str], own: Own) -> Files:
     each environment; `.j2` alone is filled, everything else is copied. Raises
     `jinja2.UndefinedError` where a template names no fact.
     """
+    files: Files = {}
+    for source, text in sorted(templates.items()):
+        for path, names in _targets(source, facts):
+            filled = _compiled(text).render(names) if source.endswith(".j2") else text
+            if path.startswith(f"charts/{facts.name}/environments/"):
+                filled = _with_own_values(filled, names["env"], own)
+            files[path] = _headed(path, filled, f"codegen/templates/{source}", facts.hash)
+    for name, text in sorted(own.templates.items()):
+        path = f"charts/{facts.name}/templates/own/{name}"
+        files[path] = _headed(path, text, f"overrides/templates/{name}", facts.hash)
+    return files
+
+
+@cache
+def _compiled(text: str) -> jinja2.Template:
+    """Return a template, which takes most of the time, and serves every environment."""
     engine = jinja2.Environment(
         variable_start_string="[[",
         variable_end_string="]]",
@@ -48,17 +65,7 @@ def render(facts: Facts, templates: Mapping[str, str], own: Own) -> Files:
         keep_trailing_newline=True,
         autoescape=False,  # noqa: S701 - every fact is printed as a JSON literal instead
     )
-    files: Files = {}
-    for source, text in sorted(templates.items()):
-        for path, names in _targets(source, facts):
-            filled = engine.from_string(text).render(names) if source.endswith(".j2") else text
-            if path.startswith(f"charts/{facts.name}/environments/"):
-                filled = _with_own_values(filled, names["env"], own)
-            files[path] = _headed(path, filled, f"codegen/templates/{source}", facts.hash)
-    for name, text in sorted(own.templates.items()):
-        path = f"charts/{facts.name}/templates/own/{name}"
-        files[path] = _headed(path, text, f"overrides/templates/{name}", facts.hash)
-    return files
+    return engine.from_string(text)
 
 
 def literal(value: Any) -> str:
