@@ -18,7 +18,7 @@ from handlers.runtime import local
 WATCHED = ("openapi", "handlers", "db")
 SUFFIXES = (".py", ".yaml", ".json")
 POLL = 0.3
-AGAIN = 5.0  # seconds until a migration that failed is tried again
+AGAIN = 3.0  # seconds until a migration that failed is tried again
 
 
 def dev() -> None:
