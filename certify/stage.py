@@ -21,6 +21,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from db import embedded, migrate, roles
+from db.errors import first_line
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 40.0
@@ -269,8 +270,3 @@ def connects(url: str) -> bool:
 def last_line(log: Path) -> str:
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1][:600] if lines else "it says nothing"
-
-
-def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__

@@ -18,7 +18,7 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from db import demands, schema
 from db.demands import Demand
-from db.errors import Unavailable, is_lost
+from db.errors import Unavailable, first_line, is_lost
 from db.links import Away
 from db.multiplexer import Busy, Multiplexer, Stats
 from db.shares import Full, Places
@@ -226,7 +226,7 @@ class Database:
                 ) as connection:
                     await self._follow(connection)
             except (psycopg.Error, OSError, TimeoutError) as error:
-                self._say(f"{AWAY} ({_cause(error)})", AWAY)
+                self._say(f"{AWAY} ({first_line(error)})", AWAY)
             await asyncio.sleep(RETRY)
 
     async def _follow(self, connection: AsyncConnection[Any]) -> None:
@@ -321,9 +321,3 @@ def _hang_up(connection: AsyncConnection[Any]) -> None:
         socket.socket(fileno=os.dup(connection.pgconn.socket)) as end,
     ):
         end.shutdown(socket.SHUT_RDWR)
-
-
-def _cause(error: BaseException) -> str:
-    """The first line of what libpq says: it names host and port, never the password."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__

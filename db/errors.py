@@ -132,3 +132,12 @@ def is_lost(error: Error) -> bool:
     return isinstance(error, (errors.OperationalError, errors.InternalError)) and (
         not state or state.startswith(("08", "57P"))
     )
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, its type where it says nothing.
+
+    What follows are hints, and the statement; libpq names host and port in it, never the password.
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__

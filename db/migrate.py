@@ -13,6 +13,7 @@ from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from db import schema
+from db.errors import first_line
 
 # Any number that is ours alone: "covenant" in ASCII, cut to 63 bits.
 LOCK = int.from_bytes(b"covenant", "big") >> 1
@@ -88,9 +89,9 @@ def _connected(url: str) -> Iterator[Connection]:
             connection.commit()
             yield connection.execution_options(isolation_level="READ COMMITTED")
     except DBAPIError as error:
-        raise MigrationError(_line(error.orig or error)) from error
+        raise MigrationError(first_line(error.orig or error)) from error
     except CommandError as error:
-        raise MigrationError(_line(error)) from error
+        raise MigrationError(first_line(error)) from error
     finally:
         engine.dispose()
 
@@ -125,9 +126,3 @@ def _config(connection: Connection, folder: Path) -> Config:
     config.set_main_option("script_location", str(folder))
     config.attributes["connection"] = connection
     return config
-
-
-def _line(error: BaseException) -> str:
-    """The first line: what follows are hints, and the statement."""
-    lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__

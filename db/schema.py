@@ -84,6 +84,9 @@ where f.prosecdef and n.nspname !~ '^(pg_|information_schema$)'
         where d.classid = 'pg_proc'::regclass and d.objid = f.oid and d.deptype = 'e')"""
 
 
+_REVISION = "select version_num from public.alembic_version"
+
+
 @dataclass(frozen=True)
 class Finding:
     """What was found at the first connection."""
@@ -182,9 +185,7 @@ async def _around(connection: psycopg.AsyncConnection[Any]) -> str | None:
 async def revision(connection: psycopg.AsyncConnection[Any]) -> str | None:
     """Return the revision that the database is at, None before the first."""
     try:
-        row = await (
-            await connection.execute("select version_num from public.alembic_version")
-        ).fetchone()
+        row = await (await connection.execute(_REVISION)).fetchone()
     except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
         return None
     return str(row[0]) if row else None
@@ -194,8 +195,7 @@ def is_current(url: str) -> bool:
     """Whether a migration would change nothing, asked without Alembic; False also when unknown."""
     try:
         with psycopg.connect(url, connect_timeout=5) as connection:
-            query = "select version_num from public.alembic_version"
-            row = connection.execute(query).fetchone()
+            row = connection.execute(_REVISION).fetchone()
             return connection.info.server_version >= MINIMUM and bool(row and row[0] >= head())
     except psycopg.Error:
         return False

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from db.errors import first_line
+
 SLICES = 60
 MOST_KEYS = 100_000
 # Seconds for one answer of Redis; then it is away, and asked again so often.
@@ -164,7 +166,5 @@ class Shared:
     def _say(self, error: Exception) -> None:
         """Log a change once, not for every request."""
         if not self._said:
-            lines = str(error).splitlines()
-            cause = lines[0] if lines else type(error).__name__
-            log.warning(f"Redis is away ({cause}): each process counts for itself")
+            log.warning(f"Redis is away ({first_line(error)}): each process counts for itself")
         self.away = self._said = True
