@@ -14,7 +14,7 @@ import yaml
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from db import columns, ids, pages, tables
+from db import columns, ids, pages, patterns, tables
 from openapi import contract, documents
 from openapi.contract import Contract, ContractError
 from openapi.rules import table_lists
@@ -258,7 +258,7 @@ def test_every_word_that_is_reserved_is_quoted(database: Database) -> None:
 def test_a_pattern_is_written_for_postgresql_or_left_to_the_service(
     pattern: str, expected: str | None
 ) -> None:
-    assert columns.pattern_of(pattern) == expected
+    assert patterns.pattern_of(pattern) == expected
 
 
 def _classes() -> st.SearchStrategy[str]:
@@ -328,7 +328,7 @@ def _patterns() -> st.SearchStrategy[str]:
 def test_what_a_pattern_lets_through_the_database_does_too(
     pattern: str, data: Any, connection: "psycopg.Connection[Any]"
 ) -> None:
-    expression = columns.pattern_of(pattern)
+    expression = patterns.pattern_of(pattern)
     try:
         warnings.simplefilter("error")
         validator = jsonschema_rs.Draft4Validator({"type": "string", "pattern": pattern})
