@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
+from certify.compare import is_number
 from certify.identities import Actor, Token, World, header, request
 from certify.matrix import HEADERS, NUL_BODY, Plan, Probe, body_schema, declared_headers, path_ids
 from certify.record import Request
@@ -14,7 +15,7 @@ from certify.values import Uncoverable, absent, merged, sample
 def draft(
     world: World, plan: Plan, actor: Actor, token: Token, probe: Probe, aims: Mapping[str, str]
 ) -> tuple[Request, set[str]]:
-    """Return the request of a probe whose names take their value from `aims`, and its own texts.
+    """Return the request of a probe whose names take their value from `aims`, and what it holds.
 
     Raises `Uncoverable`.
     """
@@ -132,4 +133,4 @@ def _texts(value: Any) -> set[str]:
         return {text for part in value.values() for text in _texts(part)}
     if isinstance(value, list):
         return {text for part in value for text in _texts(part)}
-    return {value} if isinstance(value, str) else set()
+    return {str(value)} if isinstance(value, str) or is_number(value) else set()

@@ -52,8 +52,8 @@ def snapshot(
     only = rows.format(sql.SQL(" filter (where t.o = any ({}))").format(sql.Literal(list(foreign))))
     query = sql.SQL(" union all ").join(
         sql.SQL(
-            "select {}, {}, {} from (select md5(r.xmin::text || r::text) as h, r.{}::text as o"
-            " from {} r) t"
+            "select {}, {}, {} from (select md5(_row.xmin::text || _row::text) as h,"
+            " _row.{}::text as o from {} _row) t"
         ).format(
             sql.Literal(t.name), rows.format(sql.SQL("")), only, sql.Identifier(t.tenant), t.sql
         )

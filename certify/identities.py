@@ -5,7 +5,7 @@ import json
 import secrets
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -13,11 +13,13 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import jwt
+import psycopg
 
 from certify.client import Client
 from certify.matrix import Maker, body_schema, declared_headers, makers, path_ids, sign_in
 from certify.record import Answer, Request
-from certify.values import FIXED, Uncoverable, sample
+from certify.seeds import Seed, seeds, sow
+from certify.values import DATE, TRIES, Uncoverable, sample, words
 from openapi.contract import Contract, Operation
 
 Token = tuple[str, str | None]  # what it is called, and itself
@@ -32,6 +34,8 @@ class Actor:
     ids: dict[str, str]
     subject: str = ""
     orgs: list[str] = field(default_factory=list)
+    seconds: dict[str, str] = field(default_factory=dict)  # of what it has two of, by name too
+    spares: dict[str, str] = field(default_factory=dict)  # the last one made that may be lost
     bodies: dict[str, Any] = field(default_factory=dict)
     headers: dict[str, dict[str, str]] = field(default_factory=dict)  # sent, by operation
     cursors: dict[str, str] = field(default_factory=dict)
@@ -48,17 +52,26 @@ class World:
     bystander: Actor
     actors: Mapping[str, Actor]
     makers: Mapping[str, Maker]
+    seeds: Mapping[str, Seed]
+    superuser: psycopg.Connection[Any] | None
     not_run: tuple[str, ...] = ()
 
 
-def world(contract: Contract, client: Client, keys_dir: Path | None) -> World:
+def world(
+    contract: Contract,
+    client: Client,
+    keys_dir: Path | None,
+    superuser: psycopg.Connection[Any] | None,
+) -> World:
     """Sign in, make every resource, mint what none should be able to. Raises `Uncoverable`."""
-    made = makers(contract)
+    made, sown = makers(contract), {seed.table.name: seed for seed in seeds(contract)}
     victim, rival, bystander = (
         _tenant(contract, client, made, name) for name in ("victim", "rival", "bystander")
     )
+    for actor in (victim, rival, bystander):
+        _fill(contract, client, superuser, sown.values(), actor)
     unbound = _guest(contract, client, "unbound")
-    unbound.ids |= {name: str(uuid.uuid4()) for name in made if name not in unbound.ids}
+    unbound.ids |= {name: str(uuid.uuid4()) for name in victim.ids if name not in unbound.ids}
     nobody = dict(unbound.ids) | {str(contract.tenant["claim"]): str(uuid.uuid4())}
     token, other = str(victim.tokens[0][1]), str(rival.tokens[0][1])
     expired = _expired(token, keys_dir)
@@ -72,7 +85,10 @@ def world(contract: Contract, client: Client, keys_dir: Path | None) -> World:
     if expired:
         actors["expired"] = Actor("expired", [("the victim's token, expired", expired)], nobody)
     missing = () if expired else ("the identity expired: without the keys no such token is made",)
-    return World(contract, client, victim, bystander, actors, made, missing)
+    by_parameter = {seed.parameter: seed for seed in sown.values() if seed.parameter}
+    return World(
+        contract, client, victim, bystander, actors, made, by_parameter, superuser, missing
+    )
 
 
 def renewed(world: World, actor: Actor) -> Actor:
@@ -126,9 +142,13 @@ def header(parameter: Mapping[str, Any]) -> str:
 def make(client: Client, maker: Maker, actor: Actor) -> str:
     """Make one more resource as an actor and return its id. Raises `Uncoverable`."""
     schema = body_schema(maker.operation)
-    body = sample(schema, actor.ids, actor.name.title()) if schema else None
-    headers = {p["name"]: header(p) for p in declared_headers(maker.operation)}
-    answer = call(client, maker.operation, actor, body, headers=headers)
+    for n in range(TRIES):
+        ids = actor.ids | {k: v for k, v in actor.seconds.items() if n and secrets.randbelow(2)}
+        body = sample(schema, ids, actor.name.title()) if schema else None
+        headers = {p["name"]: header(p) for p in declared_headers(maker.operation)}
+        answer = call(client, maker.operation, actor, body, headers=headers)
+        if answer.status in (200, 201):
+            break  # else a unique key may have few values: another draw may be free
     if answer.status not in (200, 201):
         raise Uncoverable(
             f"{maker.operation.id}: answered {answer.status} to {actor.name},"
@@ -142,13 +162,29 @@ def make(client: Client, maker: Maker, actor: Actor) -> str:
         raise Uncoverable(f"{maker.operation.id}: its answer has no {maker.pointer}") from None
     actor.bodies[maker.operation.id] = body
     actor.headers[maker.operation.id] = headers
-    actor.markers |= {str(found), *_texts(body)}
+    actor.markers |= {str(found), *(_texts(body) - words(schema or {}))}
     return str(found)
 
 
-def keep(actor: Actor, maker: Maker, id: str) -> None:
+def keep(actor: Actor, source: Maker | Seed, id: str) -> None:
     """Know an id as an actor's own, by every name that it has."""
-    actor.ids |= dict.fromkeys((maker.parameter, *maker.columns), id)
+    names = (source.parameter, *source.columns)
+    actor.ids |= dict.fromkeys([name for name in names if name], id)
+
+
+def one_more(world: World, parameter: str, actor: Actor) -> None:
+    """Have an actor know another of what a path parameter names as its own, or the one it has."""
+    if maker := world.makers.get(parameter):
+        try:
+            made = make(world.client, maker, actor)
+        except Uncoverable:  # it has all that a unique key lets it have
+            if parameter not in actor.spares:
+                raise
+            made = actor.spares[parameter]
+        actor.spares[parameter] = made
+        keep(actor, maker, made)
+    elif seed := world.seeds.get(parameter):
+        keep(actor, seed, sow(world.superuser, seed, actor.ids))
 
 
 def _tenant(contract: Contract, client: Client, made: Mapping[str, Maker], name: str) -> Actor:
@@ -161,16 +197,33 @@ def _tenant(contract: Contract, client: Client, made: Mapping[str, Maker], name:
         second = make(client, maker, actor)  # its name is the one that others try to reuse
         actor.markers = kept | {second}
         keep(actor, maker, first)
+        if parameter != claim:
+            actor.seconds |= dict.fromkeys((parameter, *maker.columns), second)
+            actor.spares[parameter] = second
         if parameter == claim:
             actor.orgs += [first, second]
             if first != bound:
                 raise Uncoverable(f"{maker.operation.id}: did not take the {claim} of the token")
     if claim not in actor.ids:
         raise Uncoverable(f"no operation makes a `{claim}`")
+    return actor
+
+
+def _fill(
+    contract: Contract,
+    client: Client,
+    superuser: psycopg.Connection[Any] | None,
+    sown: Iterable[Seed],
+    actor: Actor,
+) -> None:
+    """Insert two rows where no operation makes any, and know a position in each list."""
+    for seed in sown:
+        first, second = (sow(superuser, seed, actor.ids) for _ in range(2))
+        keep(actor, seed, first)
+        actor.markers |= {first, second}
     for operation in contract.operations.values():
         if operation.method == "get" and _query(operation, "cursor"):
             actor.cursors[operation.id] = _cursor(client, operation, actor)
-    return actor
 
 
 def _guest(contract: Contract, client: Client, name: str) -> Actor:
@@ -236,5 +289,6 @@ def _texts(value: Any) -> set[str]:
         return {text for part in value.values() for text in _texts(part)}
     if isinstance(value, list):
         return {text for part in value for text in _texts(part)}
-    known = not isinstance(value, str) or value in FIXED.values()  # tells nobody from another
-    return {value} if not known and len(value) >= 8 else set()
+    if not isinstance(value, str) or len(value) < 8 or DATE.fullmatch(value):
+        return set()  # tells nobody from another
+    return {value}

@@ -1,7 +1,7 @@
 """From the contract to the cells: every operation, every identity, every way in (pure)."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +47,14 @@ class Probe:
 
 @dataclass(frozen=True)
 class Plan:
-    """The probes of one operation by way in; a text instead says why a way does not apply."""
+    """The probes of one operation by way in; a text instead says why a way does not apply.
+
+    `scarce` says that a unique key has so few values that the tenant's own may all be taken.
+    """
 
     operation: Operation
     ways: Mapping[str, tuple[Probe, ...] | str]
+    scarce: bool
 
     @property
     def is_public(self) -> bool:
@@ -79,7 +83,27 @@ def plans(contract: Contract) -> list[Plan]:
     ids = sorted({name for o in contract.operations.values() for name in path_ids(o.path)})
     claim = str(contract.tenant.get("claim", ""))
     ids = [*([claim] if claim else []), *(name for name in ids if name != claim)]
-    return [Plan(o, dict(_ways(o, ids))) for o in contract.operations.values()]
+    return [
+        Plan(o, dict(_ways(o, ids, _plain(contract, o.tag))), _is_scarce(contract, o))
+        for o in contract.operations.values()
+    ]
+
+
+def _is_scarce(contract: Contract, operation: Operation) -> bool:
+    table = contract.tables.get(operation.tag)
+    if table is None or "409" not in operation.responses:
+        return False
+    few = {c.name for c in table.columns if "enum" in c.schema or c.schema["type"] == "boolean"}
+    few |= {r.column for r in table.references}
+    return any(few.issuperset(key) for key in table.unique)
+
+
+def _plain(contract: Contract, tag: str) -> set[str]:
+    """Return the columns of a table that name no row of another, also where they are uuids."""
+    table = contract.tables.get(tag)
+    if table is None:
+        return set()
+    return {c.name for c in table.columns} - {r.column for r in table.references}
 
 
 def makers(contract: Contract) -> dict[str, Maker]:
@@ -97,7 +121,7 @@ def makers(contract: Contract) -> dict[str, Maker]:
     }
     made = [(path, name) for path, name in heads if path in by_path]
     for path, name in sorted(
-        made, key=lambda h: (h[0].count("/"), _depth(contract, by_path[h[0]].tag), h)
+        made, key=lambda h: (h[0].count("/"), depth(contract, by_path[h[0]].tag), h)
     ):
         tag, pointer = by_path[path].tag, _pointer(by_path[path], name)
         columns = {
@@ -107,11 +131,11 @@ def makers(contract: Contract) -> dict[str, Maker]:
     return found
 
 
-def _depth(contract: Contract, tag: str, above: frozenset[str] = frozenset()) -> int:
+def depth(contract: Contract, tag: str, above: frozenset[str] = frozenset()) -> int:
     """Return over how many tables the rows of a tag refer to others."""
     table = contract.tables.get(tag)
     targets = {r.table for r in table.references} - above - {tag} if table else set()
-    return max((1 + _depth(contract, t, above | {tag}) for t in targets), default=0)
+    return max((1 + depth(contract, t, above | {tag}) for t in targets), default=0)
 
 
 def sign_in(contract: Contract) -> Operation:
@@ -124,9 +148,12 @@ def sign_in(contract: Contract) -> Operation:
     raise Uncoverable("no public operation without a body answers with an access_token")
 
 
-def uncoverable(contract: Contract) -> list[str]:
-    """Return why operations cannot be covered; each fails the certificate."""
-    made, faults = makers(contract), []
+def uncoverable(contract: Contract, sown: Set[str]) -> list[str]:
+    """Return why operations cannot be covered; each fails the certificate.
+
+    The rows that the path parameters `sown` name are made by no operation.
+    """
+    made, faults = makers(contract).keys() | sown, []
     claim = contract.tenant.get("claim")
     for operation in contract.operations.values():
         for name in path_ids(operation.path):
@@ -145,28 +172,45 @@ def path_ids(path: str) -> tuple[str, ...]:
 
 
 def body_schema(operation: Operation) -> dict[str, Any] | None:
-    content = (operation.body or {}).get("content", {})
-    return merged(content["application/json"]["schema"]) if "application/json" in content else None
+    media = (operation.body or {}).get("content", {}).get("application/json")
+    if media is None:
+        return None
+    return {key: media[key] for key in ("example",) if key in media} | merged(media["schema"])
 
 
 def declared_headers(operation: Operation) -> list[dict[str, Any]]:
     return [p for p in operation.parameters if p["in"] == "header"]
 
 
+def shows_text(operation: Operation) -> bool:
+    """Tell whether a success has room for an id or a text; counts alone tell no tenant's rows."""
+    return any(_has_text(_schema(response)) for _, response in _successes(operation))
+
+
+def _has_text(schema: Mapping[str, Any]) -> bool:
+    schema = merged(schema)
+    below = [*schema.get("properties", {}).values(), schema.get("items")]
+    below.append(schema.get("additionalProperties"))
+    plain = schema.get("type") == "string" and "enum" not in schema
+    return plain or any(_has_text(part) for part in below if isinstance(part, dict))
+
+
 def success_codes(operation: Operation) -> set[int]:
     return {int(code) for code in operation.responses if re.fullmatch("2[0-9][0-9]", code)}
 
 
-def _ways(operation: Operation, ids: list[str]) -> Iterator[tuple[str, tuple[Probe, ...] | str]]:
+def _ways(
+    operation: Operation, ids: list[str], plain: Set[str]
+) -> Iterator[tuple[str, tuple[Probe, ...] | str]]:
     own = path_ids(operation.path)
     ends_with_id = operation.path.endswith("}")
     yield "path id", tuple(_path_id(operation, own)) if ends_with_id else "names no id of its own"
     above = own[:-1] if ends_with_id else own
     yield "parent id", tuple(_parents(above, own)) or "nothing stands above it"
-    yield "body", tuple(_bodies(operation, ids))
+    yield "body", tuple(_bodies(operation, ids, plain))
     query = {p["name"]: p["schema"] for p in operation.parameters if p["in"] == "query"}
     yield "cursor", tuple(_cursors(own, "cursor" in query))
-    yield "filter", tuple(_filters(query, ids))
+    yield "filter", tuple(_filters(query, ids, plain))
     yield "header", tuple(_headers(operation))
     texts = [
         n for n, s in (body_schema(operation) or {}).get("properties", {}).items() if is_text(s)
@@ -193,14 +237,15 @@ def _parents(above: tuple[str, ...], own: tuple[str, ...]) -> Iterator[Probe]:
             yield Probe(f"its {name} alone", "path", (name,))
 
 
-def _bodies(operation: Operation, ids: list[str]) -> Iterator[Probe]:
+def _bodies(operation: Operation, ids: list[str], plain: Set[str]) -> Iterator[Probe]:
     schema = body_schema(operation)
     if schema is None:
         yield Probe("a body where none is declared", "body", tuple(ids), "extra", declared=False)
         return
     properties = schema.get("properties", {})
     for name in _uuids(properties):
-        yield Probe(f"its {name}", "body", (name,))
+        if name not in plain:
+            yield Probe(f"its {name}", "body", (name,))
     for name in [*ids, "id"]:
         if name not in properties:
             yield Probe(f"{name}, which is not declared", "body", (name,), "extra", declared=False)
@@ -219,8 +264,9 @@ def _cursors(own: tuple[str, ...], declared: bool) -> Iterator[Probe]:
         yield Probe("a cursor of its list, and its path", "path", own, "cursor")
 
 
-def _filters(query: Mapping[str, Any], ids: list[str]) -> Iterator[Probe]:
-    for name in dict.fromkeys([*ids, "filter", *_uuids(query)]):
+def _filters(query: Mapping[str, Any], ids: list[str], plain: Set[str]) -> Iterator[Probe]:
+    uuids = [name for name in _uuids(query) if name not in plain]
+    for name in dict.fromkeys([*ids, "filter", *uuids]):
         if name in query:
             yield Probe(f"its {name}", "query", (name,))
         else:

@@ -10,8 +10,8 @@ import psycopg
 from certify import compare, effects
 from certify.draft import aims_of, draft
 from certify.effects import Snapshot, Table
-from certify.identities import Actor, World, keep, make, renewed
-from certify.matrix import IDENTITIES, Plan, Probe, success_codes
+from certify.identities import Actor, World, one_more, renewed
+from certify.matrix import IDENTITIES, Plan, Probe, shows_text, success_codes
 from certify.record import Answer, Cell, Evidence, Request, redacted
 from certify.values import Uncoverable
 
@@ -152,6 +152,7 @@ def _faults(
         ]:
             yield f"the answer holds what is {other.name}'s: {held[0]}"
     shows = actor is world.victim and plan.operation.method == "get" and not plan.is_public
+    shows = shows and shows_text(plan.operation)
     if shows and answer.status == 200 and request.method == "GET":
         mine = {*world.victim.markers, *world.victim.ids.values()}
         if not any(marker.lower() in said for marker in mine):
@@ -161,6 +162,8 @@ def _faults(
 def _expected(world: World, plan: Plan, actor: Actor, probe: Probe) -> set[int] | None:
     """Return the statuses that are right, None where the double's answer decides alone."""
     own, success = actor is world.victim, success_codes(plan.operation)
+    if own and plan.scarce:
+        success |= {409}
     if actor.name in STRANGERS and not plan.is_public:
         return {401}
     match probe.where:
@@ -174,6 +177,8 @@ def _expected(world: World, plan: Plan, actor: Actor, probe: Probe) -> set[int] 
             return success if own else {404}
         case "query" | "cursor" if not probe.declared:
             return {400}
+        case "header" if own and probe.names == ("If-Match",):
+            return success | {412}
         case "name" if own:
             return success | {409}
     return success if own or plan.is_public else None
@@ -185,13 +190,12 @@ def _spare(world: World, plan: Plan, actor: Actor, probe: Probe) -> Iterator[Non
     last = plan.path_ids[-1] if plan.path_ids else ""
     aimed = probe.where == "path" and last in probe.names and actor is not world.victim
     idle = plan.operation.method != "delete" or actor.name in (*STRANGERS, "unbound")
-    if idle or aimed or last not in world.makers:
+    if idle or aimed or last not in world.makers.keys() | world.seeds.keys():
         yield
         return
     kept = dict(actor.ids), dict(actor.bodies), set(actor.markers)
     try:
-        maker = world.makers[last]
-        keep(actor, maker, make(world.client, maker, actor))
+        one_more(world, last, actor)
         yield
     finally:
         actor.ids, actor.bodies, actor.markers = kept

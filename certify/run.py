@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from certify.client import Client
 from certify.identities import World
 from certify.probe import Rows
 from certify.record import Cell, Certificate, Request, Rule, Run
+from certify.seeds import seeds
 from certify.stage import Database, Service, StageError
 from certify.values import Uncoverable
 from openapi.contract import Contract
@@ -49,7 +50,7 @@ def certificate(contract: Contract, options: Options, say: Callable[[str], None]
     """Return the certificate of this tree, on a database and a service of its own."""
     started = time.monotonic()
     found: list[Found] = []
-    faults = [*matrix.uncoverable(contract)]
+    faults = [*_uncoverable(contract)]
     not_run = [f"{part}: not asked for" for part in PARTS if part not in options.parts]
     version = "unknown"
     with tempfile.TemporaryDirectory(prefix="certify-") as name, ExitStack() as stack:
@@ -88,19 +89,19 @@ def remote(
     """
     started = time.monotonic()
     client = Client(service.host, service.port)
-    demand_contract(contract, client)
     not_run = ["layers, pooler: a running service was given, not its database"]
     not_run += [] if "timing" in parts else ["timing: not asked for"]
-    faults = [*matrix.uncoverable(contract)]
+    faults = [*_uncoverable(contract)]
     cells: tuple[Cell, ...] = ()
     rules: list[Rule] = []
-    with ExitStack() as stack:
+    with closing(client), ExitStack() as stack:
+        demand_contract(contract, client)
         superuser = stack.enter_context(_connected(database_url)) if database_url else None
         if superuser is None:
             not_run.append("effects: without --database-url no row can be looked at")
         rows = Rows(superuser, effects.tables(superuser) if superuser else [])
         try:
-            world = identities.world(contract, client, service.keys_dir)
+            world = identities.world(contract, client, service.keys_dir, superuser)
             plans = matrix.plans(contract)
             cells = tuple(probe.cells(world, plans, rows, say))
             if "timing" in parts:
@@ -111,6 +112,10 @@ def remote(
     runs = (Run("direct", cells, tuple(rules)),)
     told = about.of(contract, "unknown", started)
     return Certificate(told, runs, tuple(not_run), tuple(faults), figures(runs))
+
+
+def _uncoverable(contract: Contract) -> list[str]:
+    return matrix.uncoverable(contract, {seed.parameter for seed in seeds(contract)})
 
 
 def demand_contract(contract: Contract, client: Client) -> None:
@@ -157,7 +162,7 @@ def _direct(
             with stage.serving(folder / "direct", database.app_url) as service:
                 client = Client(service.host, service.port)
                 demand_contract(contract, client)
-                world = identities.world(contract, client, service.keys_dir)
+                world = identities.world(contract, client, service.keys_dir, superuser)
                 not_run += world.not_run
                 plans, rows = matrix.plans(contract), Rows(superuser, effects.tables(superuser))
                 if "layers" in options.parts:
@@ -194,7 +199,7 @@ def _pooled(
             stage.serving(folder / "pooled", url) as service,
         ):
             client = Client(service.host, service.port)
-            world = identities.world(contract, client, service.keys_dir)
+            world = identities.world(contract, client, service.keys_dir, superuser)
             rows = Rows(superuser, effects.tables(superuser))
             rules += _layers(url, superuser, world, rows, pooled=True)
             cells = tuple(

@@ -100,7 +100,7 @@ def serving(folder: Path, database_url: str) -> Iterator[Service]:
         "KEYS_DIR": str(keys_dir),
         "HOST": "127.0.0.1",
         "PORT": str(port),
-        "GUEST_LIMIT": "off",
+        "RATE_LIMITS": "false",
         "DRAIN_SECONDS": "0",
         "VALIDATE_RESPONSES": "true",
         "LOG_FORMAT": "json",

@@ -1,20 +1,33 @@
 """Valid values from schemas of the contract, fresh each time, and all of one length."""
 
+import base64
+import math
 import re
 import secrets
 import uuid
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
-FIXED = {
-    "date-time": "2026-01-02T03:04:05Z",
-    "date": "2026-01-02",
-    "ipv4": "192.0.2.1",
-    "ipv6": "2001:db8::1",
-    "email": "someone@example.com",
-    "uri": "https://example.com/",
-    "byte": "YWJj",
+from hypothesis.errors import NonInteractiveExampleWarning
+from hypothesis.strategies import from_regex
+
+TRIES = 20
+_made: set[str] = set()  # the examples of a pattern are simple ones, and come again
+FRESH = 10**8
+# Texts of a format from a number below FRESH, so that no two rows have the same.
+FORMATS: dict[str, Callable[[int], str]] = {
+    "date-time": lambda n: f"{datetime.fromtimestamp(10**9 + n, UTC):%Y-%m-%dT%H:%M:%SZ}",
+    "date": lambda n: f"{date.fromordinal(700_000 + n % 36_500)}",
+    "ipv4": lambda n: str(IPv4Address((10 << 24) + n % 2**24)),
+    "ipv6": lambda n: str(IPv6Address((0x20010DB8 << 96) + n)),
+    "email": lambda n: f"someone-{n:08}@example.com",
+    "uri": lambda n: f"https://example.com/{n:08}",
+    "byte": lambda n: base64.b64encode(n.to_bytes(6)).decode(),
 }
+DATE = re.compile(r"\d{4}-\d\d-\d\d")  # there are few, and two tenants may have the same
 
 
 class Uncoverable(Exception):
@@ -44,7 +57,7 @@ def sample(
     schema = merged(schema)
     example = schema.get("example", example)
     if "enum" in schema:
-        return schema["enum"][0]
+        return secrets.choice(schema["enum"])
     match schema.get("type"):
         case "object":
             given = example if isinstance(example, dict) else {}
@@ -58,13 +71,13 @@ def sample(
             items = max(1, schema.get("minItems", 0)) if schema.get("maxItems", 1) else 0
             return [sample(schema["items"], ids, word, name) for _ in range(items)]
         case "integer" | "number":
-            return schema.get("default", schema.get("minimum", 0))
+            return _number(schema)
         case "boolean":
             return schema.get("default", False)
         case "string" if schema.get("format") == "uuid":
             return ids.get(name) or str(uuid.uuid4())
-        case "string" if schema.get("format") in FIXED:
-            return FIXED[schema["format"]]
+        case "string" if schema.get("format") in FORMATS:
+            return FORMATS[schema["format"]](secrets.randbelow(FRESH))
         case "string":
             return _text(schema, word, name, example)
     raise Uncoverable(f"no value can be made for `{name or 'body'}`: its schema has no known type")
@@ -81,6 +94,14 @@ def is_text(schema: Mapping[str, Any]) -> bool:
     return plain.get("type") == "string" and not {"enum", "format"} & plain.keys()
 
 
+def words(schema: Mapping[str, Any]) -> set[str]:
+    """Return the values of enums, which are everybody's."""
+    whole = merged(schema)
+    parts = [*whole.get("properties", {}).values(), whole.get("items", {})]
+    below = {word for part in parts for word in words(part)} if any(parts) else set()
+    return below | {word for word in whole.get("enum", ()) if isinstance(word, str)}
+
+
 def merged(schema: Mapping[str, Any]) -> dict[str, Any]:
     """Return a schema with its `allOf` folded in and the first of its alternatives taken."""
     parts = [*schema.get("allOf", ())]
@@ -92,6 +113,19 @@ def merged(schema: Mapping[str, Any]) -> dict[str, Any]:
     return whole
 
 
+def _number(schema: Mapping[str, Any]) -> int | float:
+    """Return a number within its bounds, of at most nine digits where they allow it."""
+    low: float = schema.get("minimum", -FRESH)
+    high: float = schema.get("maximum", FRESH)
+    least = math.ceil(max(low, min(-FRESH, high))) + bool(schema.get("exclusiveMinimum"))
+    most = math.floor(min(high, max(FRESH, low))) - bool(schema.get("exclusiveMaximum"))
+    if least > most:
+        return (low + high) / 2
+    number = least + secrets.randbelow(most - least + 1)
+    whole: float = number - number % schema.get("multipleOf", 1)
+    return number if whole < least else whole
+
+
 def _text(schema: Mapping[str, Any], word: str, name: str, example: Any) -> str:
     most, least = schema.get("maxLength", 40), schema.get("minLength", 0)
     token = secrets.token_hex(8)
@@ -99,6 +133,20 @@ def _text(schema: Mapping[str, Any], word: str, name: str, example: Any) -> str:
         text = text[-most:].ljust(least, "x")
         if re.search(schema.get("pattern", ""), text) and len(text) >= least:
             return text
+    if made := _matching(schema.get("pattern", ""), least, most):
+        return made
     if isinstance(example, str):
         return example
     raise Uncoverable(f"no text can be made for `{name}`: give it an example")
+
+
+def _matching(pattern: str, least: int, most: int) -> str:
+    """Return a text that a pattern lets in, nothing where none is found."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", NonInteractiveExampleWarning)
+        for _ in range(TRIES):
+            text = from_regex(pattern, fullmatch=True).example()
+            if least <= len(text) <= most and text not in _made:
+                _made.add(text)
+                return text
+    return ""

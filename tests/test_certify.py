@@ -219,7 +219,7 @@ def test_a_new_operation_is_covered_the_moment_it_exists(tmp_path: Path) -> None
             COLLECTION + ONE: {"parameters": [*PARENTS, TASK_ID], **tasks("get", "delete")},
         },
     )
-    assert matrix.uncoverable(new) == []
+    assert matrix.uncoverable(new, set()) == []
     assert list(matrix.makers(new)) == ["org_id", "project_id", "task_id"]
     plans = {plan.operation.id: plan for plan in matrix.plans(new)}
     assert plans["tasks.get"].ways.keys() == WAYS.keys()
@@ -235,7 +235,7 @@ def test_a_new_operation_is_covered_the_moment_it_exists(tmp_path: Path) -> None
 
 def test_an_operation_that_cannot_be_covered_is_a_fault(tmp_path: Path) -> None:
     new = grown(tmp_path, **{COLLECTION + ONE: {"parameters": [*PARENTS, TASK_ID], **tasks("get")}})
-    (fault,) = matrix.uncoverable(new)
+    (fault,) = matrix.uncoverable(new, set())
     assert fault.startswith("tasks.get: cannot be covered: no operation makes a `task_id`")
 
 
@@ -243,7 +243,7 @@ def test_a_public_operation_of_a_tenant_is_a_fault(tmp_path: Path) -> None:
     item = tasks("get")
     item["get"]["security"] = []
     new = grown(tmp_path, **{"/orgs/{org_id}/notes": {"parameters": PARENTS[:1], **item}})
-    assert "tasks.get: names a tenant in its path and is public" in matrix.uncoverable(new)
+    assert "tasks.get: names a tenant in its path and is public" in matrix.uncoverable(new, set())
 
 
 # How answers and rows are judged

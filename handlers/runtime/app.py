@@ -73,7 +73,7 @@ def create_app(
     services = Services(
         database=database,
         contract=contract,
-        limits=Limits(contract.name, shared, settings.guest_limit),
+        limits=Limits(contract.name, shared, settings.guest_limit, on=settings.rate_limits),
         room=bodies.Room(),
         validate_responses=settings.validate_responses,
         lent={

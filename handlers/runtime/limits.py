@@ -23,12 +23,13 @@ class Limits:
     """The limits of one service. `guest_limit` replaces the contract's; None: it does not."""
 
     def __init__(
-        self, service: str, shared: Shared | None, guest_limit: Rate | str | None = None
+        self, service: str, shared: Shared | None, guest_limit: Rate | str | None, *, on: bool
     ) -> None:
         self._service = service
         self._shared = shared
         self._memory = Memory()
         self._guest_limit = guest_limit
+        self._on = on
 
     def of(self, operation: Operation) -> Limit | None:
         """Return the function that counts a request, None where there is no limit.
@@ -37,7 +38,7 @@ class Limits:
         problem, or `unavailable` where the limit must not be passed uncounted.
         """
         declared = operation.extensions.get("x-rate-limit")
-        if declared is None:
+        if declared is None or not self._on:
             return None
         rate = Rate(declared["limit"], declared["per"])
         if operation.id == "auth.guest" and self._guest_limit:

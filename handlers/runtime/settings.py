@@ -117,6 +117,7 @@ class Settings(BaseModel):
     admin_port: Annotated[int, Number, Field(ge=1, le=65535)] | None = None
     token_ttl: Annotated[int, Number, Field(ge=1, le=86400)] | None = None
     guest_limit: Annotated[Any, AfterValidator(_guest_limit)] | None = None
+    rate_limits: bool = True
     redis_url: Annotated[str | None, AfterValidator(_redis_url), Field(repr=False)] = None
     trusted_proxies: Annotated[
         tuple[Any, ...], BeforeValidator(_listed), AfterValidator(_networks)

@@ -62,7 +62,7 @@ def _service(folder: Path) -> Iterator[Service]:
     with server(_made(folder / "postgresql")) as (kind, url):
         roles.make_roles(url, owner, app)
         database = Postgres(kind, url, owner, app).database()
-        with serving(_made(folder / "service"), database.app_url) as service:
+        with serving(_made(folder / "service"), database.app_url, RATE_LIMITS="false") as service:
             yield service
 
 

@@ -1,0 +1,74 @@
+"""Rows of the tables that no operation fills: handlers of the user's own write them.
+
+They are inserted as superuser, so that there is something of each tenant's that another could see.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from certify.matrix import depth, makers, path_ids
+from certify.values import Uncoverable, sample
+from db import ids
+from openapi.contract import Contract
+from openapi.tables import Table
+
+
+@dataclass(frozen=True)
+class Seed:
+    """A table that is filled here; `parameter` names its rows in paths, `columns` refer to them."""
+
+    table: Table
+    parameter: str
+    columns: tuple[str, ...]
+
+
+def seeds(contract: Contract) -> list[Seed]:
+    """Return the tables of the contract that no maker fills, those referred to first."""
+    filled = {maker.operation.tag for maker in makers(contract).values()}
+    left = [table for name, table in contract.tables.items() if name not in filled]
+    left.sort(key=lambda table: depth(contract, table.name))
+    return [Seed(table, _parameter(contract, table), _columns(contract, table)) for table in left]
+
+
+def sow(superuser: psycopg.Connection[Any] | None, seed: Seed, known: dict[str, str]) -> str:
+    """Insert a row of the tenant whose ids are `known`; return its id.
+
+    Raises `Uncoverable`, as what cannot be filled cannot be certified.
+    """
+    table = seed.table
+    if superuser is None:
+        raise Uncoverable(f"{table.name}: no operation fills it, and no --database-url is given")
+    optional = {r.column for r in table.references} - known.keys()
+    row = {
+        column.name: None
+        if column.nullable and column.name in optional
+        else sample(column.schema, known, "Seed", column.name)
+        for column in table.columns
+    }
+    row |= {"id": ids.new(), "org_id": known["org_id"]}
+    insert = sql.SQL("insert into {0} select * from json_populate_record(null::{0}, %s::json)")
+    try:
+        superuser.execute(insert.format(sql.Identifier(table.name)), (json.dumps(row),))
+    except psycopg.Error as error:
+        reason = str(error).splitlines()[0]
+        raise Uncoverable(f"{table.name}: no row could be inserted: {reason}") from None
+    return str(row["id"])
+
+
+def _parameter(contract: Contract, table: Table) -> str:
+    """Return what the paths of its own operations call a row; nothing where none does."""
+    own = (o.path for o in contract.operations.values() if o.tag == table.name)
+    return next((path_ids(path)[-1] for path in own if path.endswith("}")), "")
+
+
+def _columns(contract: Contract, table: Table) -> tuple[str, ...]:
+    def found() -> Iterator[str]:
+        for other in contract.tables.values():
+            yield from (r.column for r in other.references if r.table == table.name)
+
+    return tuple(sorted(set(found())))
