@@ -90,7 +90,8 @@ def _bodies(ours: Any, theirs: Any, mask: Any, sent: Set[str], where: str) -> It
         if mask(ours) != mask(theirs):
             yield f"{where}: another text"
     elif is_number(ours) and is_number(theirs):
-        if abs(ours - theirs) > _SLACK and not {str(ours), str(theirs)} <= sent:
+        slack = _SLACK if type(ours) is type(theirs) is int else 0
+        if abs(ours - theirs) > slack and not {str(ours), str(theirs)} <= sent:
             yield f"{where}: another number"
     elif ours != theirs:
         yield f"{where}: another value"

@@ -19,6 +19,9 @@ join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdroppe
 where c.relkind = 'r' and n.nspname !~ '^(pg_|information_schema$)' and not c.relname = any (%s)
 group by 1, 2 order by 1, 2"""
 
+# A whole row, from its JSON.
+INSERT = sql.SQL("insert into {0} select * from json_populate_record(null::{0}, %s::json)")
+
 
 @dataclass(frozen=True)
 class Table:

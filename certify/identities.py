@@ -197,13 +197,13 @@ def _tenant(contract: Contract, client: Client, made: Mapping[str, Maker], name:
         second = make(client, maker, actor)  # its name is the one that others try to reuse
         actor.markers = kept | {second}
         keep(actor, maker, first)
-        if parameter != claim:
-            actor.seconds |= dict.fromkeys((parameter, *maker.columns), second)
-            actor.spares[parameter] = second
         if parameter == claim:
             actor.orgs += [first, second]
             if first != bound:
                 raise Uncoverable(f"{maker.operation.id}: did not take the {claim} of the token")
+        else:
+            actor.seconds |= dict.fromkeys((parameter, *maker.columns), second)
+            actor.spares[parameter] = second
     if claim not in actor.ids:
         raise Uncoverable(f"no operation makes a `{claim}`")
     return actor

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from certify import catalogue
+from certify import catalogue, effects
 from certify.effects import Table
 from certify.identities import World, call
 from certify.record import Rule
@@ -83,12 +83,7 @@ def _try(app: Connection, table: Table, command: str, value: str | None, rows: l
             (),
         ),
         "delete": (sql.SQL("delete from {}").format(table.sql), ()),
-        "insert": (
-            sql.SQL(
-                "insert into {0} select * from json_populate_record(null::{0}, %s::json)"
-            ).format(table.sql),
-            (rows[0],),
-        ),
+        "insert": (effects.INSERT.format(table.sql), (rows[0],)),
     }[command]
     with app.transaction(force_rollback=True):
         if value is not None:

@@ -124,11 +124,14 @@ def makers(contract: Contract) -> dict[str, Maker]:
         made, key=lambda h: (h[0].count("/"), depth(contract, by_path[h[0]].tag), h)
     ):
         tag, pointer = by_path[path].tag, _pointer(by_path[path], name)
-        columns = {
-            r.column for t in contract.tables.values() for r in t.references if r.table == tag
-        }
-        found.setdefault(name, Maker(name, by_path[path], pointer, tuple(sorted(columns))))
+        found.setdefault(name, Maker(name, by_path[path], pointer, columns_to(contract, tag)))
     return found
+
+
+def columns_to(contract: Contract, name: str) -> tuple[str, ...]:
+    """Return the columns that refer to rows of a table."""
+    references = (r for table in contract.tables.values() for r in table.references)
+    return tuple(sorted({r.column for r in references if r.table == name}))
 
 
 def depth(contract: Contract, tag: str, above: frozenset[str] = frozenset()) -> int:

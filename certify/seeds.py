@@ -4,14 +4,14 @@ They are inserted as superuser, so that there is something of each tenant's that
 """
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from certify.matrix import depth, makers, path_ids
+from certify.effects import INSERT
+from certify.matrix import columns_to, depth, makers, path_ids
 from certify.values import Uncoverable, sample
 from db import ids
 from openapi.contract import Contract
@@ -32,7 +32,9 @@ def seeds(contract: Contract) -> list[Seed]:
     filled = {maker.operation.tag for maker in makers(contract).values()}
     left = [table for name, table in contract.tables.items() if name not in filled]
     left.sort(key=lambda table: depth(contract, table.name))
-    return [Seed(table, _parameter(contract, table), _columns(contract, table)) for table in left]
+    return [
+        Seed(table, _parameter(contract, table), columns_to(contract, table.name)) for table in left
+    ]
 
 
 def sow(superuser: psycopg.Connection[Any] | None, seed: Seed, known: dict[str, str]) -> str:
@@ -51,9 +53,8 @@ def sow(superuser: psycopg.Connection[Any] | None, seed: Seed, known: dict[str, 
         for column in table.columns
     }
     row |= {"id": ids.new(), "org_id": known["org_id"]}
-    insert = sql.SQL("insert into {0} select * from json_populate_record(null::{0}, %s::json)")
     try:
-        superuser.execute(insert.format(sql.Identifier(table.name)), (json.dumps(row),))
+        superuser.execute(INSERT.format(sql.Identifier(table.name)), (json.dumps(row),))
     except psycopg.Error as error:
         reason = str(error).splitlines()[0]
         raise Uncoverable(f"{table.name}: no row could be inserted: {reason}") from None
@@ -64,11 +65,3 @@ def _parameter(contract: Contract, table: Table) -> str:
     """Return what the paths of its own operations call a row; nothing where none does."""
     own = (o.path for o in contract.operations.values() if o.tag == table.name)
     return next((path_ids(path)[-1] for path in own if path.endswith("}")), "")
-
-
-def _columns(contract: Contract, table: Table) -> tuple[str, ...]:
-    def found() -> Iterator[str]:
-        for other in contract.tables.values():
-            yield from (r.column for r in other.references if r.table == table.name)
-
-    return tuple(sorted(set(found())))
