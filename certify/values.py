@@ -5,17 +5,19 @@ import math
 import re
 import secrets
 import uuid
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime
+from functools import cache
 from ipaddress import IPv4Address, IPv6Address
+from itertools import cycle
 from typing import Any
 
-from hypothesis.errors import NonInteractiveExampleWarning
+from hypothesis import HealthCheck, Verbosity, given, settings
+from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import from_regex
 
 TRIES = 20
-_made: set[str] = set()  # the examples of a pattern are simple ones, and come again
 FRESH = 10**8
 # Texts of a format from a number below FRESH, so that no two rows have the same.
 FORMATS: dict[str, Callable[[int], str]] = {
@@ -133,20 +135,37 @@ def _text(schema: Mapping[str, Any], word: str, name: str, example: Any) -> str:
         text = text[-most:].ljust(least, "x")
         if re.search(schema.get("pattern", ""), text) and len(text) >= least:
             return text
-    if made := _matching(schema.get("pattern", ""), least, most):
-        return made
+    if text := next(_matching(schema.get("pattern", ""), least, most), ""):
+        return text
     if isinstance(example, str):
         return example
     raise Uncoverable(f"no text can be made for `{name}`: give it an example")
 
 
-def _matching(pattern: str, least: int, most: int) -> str:
-    """Return a text that a pattern lets in, nothing where none is found."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NonInteractiveExampleWarning)
-        for _ in range(TRIES):
-            text = from_regex(pattern, fullmatch=True).example()
-            if least <= len(text) <= most and text not in _made:
-                _made.add(text)
-                return text
-    return ""
+@cache
+def _matching(pattern: str, least: int, most: int) -> Iterator[str]:
+    """Yield texts that a pattern lets in: each once, then all again when no more are found.
+
+    Hypothesis would make the same each time where `CI` is set: right for a test, not for rows.
+    """
+    found: dict[str, None] = {}  # in the order of their making
+
+    @settings(
+        derandomize=False,
+        database=None,
+        deadline=None,
+        verbosity=Verbosity.quiet,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(from_regex(pattern, fullmatch=True))
+    def keep(text: str) -> None:
+        if least <= len(text) <= most:
+            found.setdefault(text)
+
+    old = -1
+    with suppress(Unsatisfiable):  # nothing matches
+        while len(found) > old:
+            old = len(found)
+            keep()
+            yield from list(found)[old:]
+    yield from cycle(found)

@@ -11,11 +11,12 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
+from hypothesis import settings
 
 from certify import run, seeds, stage
 from certify.matrix import shows_text, uncoverable
 from certify.record import Certificate
-from certify.values import Uncoverable
+from certify.values import Uncoverable, sample
 from db import ids
 from openapi import contract
 from openapi.contract import Contract
@@ -57,6 +58,26 @@ def test_the_resources_of_any_contract_are_covered(
         whole = run.remote(contract.load(file), service, database.superuser_url, MATRIX, str)
         assert faults(whole) == []
         assert whole.figures["cells_by_state"]["pass"] > 600
+
+
+@pytest.fixture
+def derandomized() -> Iterator[None]:
+    """Have Hypothesis make the same examples each time, as it does where `CI` is set."""
+    before = settings.get_current_profile_name()
+    settings.load_profile("ci")
+    yield
+    settings.load_profile(before)
+
+
+@pytest.mark.usefixtures("derandomized")
+def test_texts_of_a_pattern_are_fresh_until_there_are_no_more() -> None:
+    code = {"type": "string", "pattern": "^[B-Y]{3}-[0-9]{4}$", "maxLength": 8}
+    assert len({sample(code, {}, "Word") for _ in range(300)}) == 300
+    pair = {"type": "string", "pattern": "^(left|right)$"}
+    assert {sample(pair, {}, "Word") for _ in range(9)} == {"left", "right"}
+    for nothing in ({"minLength": 9}, {"pattern": "^(?!a)a$"}):
+        with pytest.raises(Uncoverable, match="no text can be made for `code`"):
+            sample(code | nothing, {}, "Word", "code")
 
 
 def written(folder: Path, document: Any) -> Path:
