@@ -1,45 +1,33 @@
-"""The connections to PostgreSQL: opened, examined, watched and closed here, and nowhere else.
+"""The connections to PostgreSQL that requests use: opened and closed here, and nowhere else.
 
 Single statements share a few connections (`db.multiplexer`), reads apart from writes; several
 statements that belong together have one of the pool to themselves.
 """
 
 import asyncio
-import os
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 import psycopg
-import structlog
 from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from db import demands, schema
 from db.demands import Demand
-from db.errors import Unavailable, first_line, is_lost
+from db.errors import Unavailable, is_lost
 from db.links import Away
 from db.multiplexer import Busy, Multiplexer, Stats
 from db.shares import Full, Places
+from db.watch import ANSWER, AWAY, CONNECT, Watch, in_time
 
-POLL = 0.5
-ANSWER = 1.0
-CONNECT = 2
-RETRY = 0.25
 SLICE = 0.1
-AWAY = "the database is away"
-
-log = structlog.get_logger("covenant.database")
 
 
 class Database:
-    """Examined connections, and what keeps them from being used.
+    """Connections to a database that is watched, and given out once it can be trusted.
 
     Of each kind there are `connections`, and one more for tenants that have none in use.
-
-    `reason` is None when requests can be served. `refuse` is called, once, with why the role or
-    a table must not be trusted; until the first examination no connection is given out.
+    `refuse` is called, once, with why the role or a table must not be trusted.
     """
 
     def __init__(
@@ -54,19 +42,13 @@ class Database:
         statement_timeout: float = 2.0,
         cursor_factory: type[AsyncRawCursor[Any]] = AsyncRawCursor,
     ) -> None:
-        self.reason: str | None = "the database has not answered yet"
         self._url = url if callable(url) else lambda: url
-        self._refuse = refuse
-        self._examined = False
-        self._judged = asyncio.Event()  # examined, or refused
-        self._demanded = demanded
         self._timeout = timeout
         self._connections = connections
         self._statement_timeout = statement_timeout
-        self._reads: Multiplexer | None = None
-        self._writes: Multiplexer | None = None
+        self._watch = Watch(self._url, demanded, refuse=refuse, trusted=self._share)
         self._watcher: asyncio.Task[None] | None = None
-        self._hopeless = False  # somebody has waited in vain for the database
+        self._shared: dict[str, Multiplexer] = {}  # of "reads" and of "writes"
         self._places = Places(connections, waiting)
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
             self._url,
@@ -87,20 +69,24 @@ class Database:
         )
 
     @property
+    def reason(self) -> str | None:
+        """Why no request can be served, None when they can."""
+        return self._watch.reason
+
+    @property
     def stats(self) -> dict[str, Stats]:
         """The connections by kind; those for transactions are in use rather than in flight."""
-        shared = {"reads": self._reads, "writes": self._writes}
         pool = self._pool.get_stats()
         size = pool["pool_size"]
         return {
-            kind: multiplexer.stats if multiplexer else Stats(0, 0, 0)
-            for kind, multiplexer in shared.items()
+            kind: self._shared[kind].stats if self._shared else Stats(0, 0, 0)
+            for kind in ("reads", "writes")
         } | {"transactions": Stats(size, size - pool["pool_available"], self._places.waiting)}
 
     async def open(self) -> None:
         """Start to connect and return at once, also when the database is away."""
         await self._pool.open(wait=False)
-        self._watcher = asyncio.create_task(self._watch())
+        self._watcher = asyncio.create_task(self._watch.run())
 
     async def close(self) -> None:
         """Close every connection; those in use end with their transaction."""
@@ -109,9 +95,8 @@ class Database:
             watcher.cancel()
             with suppress(asyncio.CancelledError):
                 await watcher
-        for multiplexer in (self._reads, self._writes):
-            if multiplexer:
-                await multiplexer.close()
+        for multiplexer in self._shared.values():
+            await multiplexer.close()
         await self._pool.close()
 
     async def fetch(
@@ -129,10 +114,8 @@ class Database:
         `psycopg.Error` for what the statement is answered with.
         """
         self._demand_hope()
-        await self._wait_until_examined()
-        multiplexer = self._reads if read_only else self._writes
-        if multiplexer is None:
-            raise Unavailable("NotExamined")
+        await self._watch.examined(self._timeout)
+        multiplexer = self._shared["reads" if read_only else "writes"]
         began = asyncio.get_running_loop().time()
         try:
             return await multiplexer.fetch(
@@ -142,7 +125,8 @@ class Database:
             raise Unavailable(type(error).__name__) from None
         except Away as error:
             waited = asyncio.get_running_loop().time() - began
-            self._hopeless |= waited >= self._timeout and self.reason == AWAY
+            if waited >= self._timeout:
+                self._watch.waited_in_vain()
             raise Unavailable(type(error).__name__, maybe_done=error.maybe_done) from None
 
     @asynccontextmanager
@@ -160,14 +144,14 @@ class Database:
         commit was cut off.
         """
         self._demand_hope()
-        await self._wait_until_examined()
+        await self._watch.examined(self._timeout)
         limit = self._statement_timeout if statement_timeout is None else statement_timeout
         whole, committing = patience is None, False
         patience = self._timeout if patience is None else patience
         ends = asyncio.get_running_loop().time() + patience
         try:
             async with self._places.place(share, patience), self._taken(ends, whole) as connection:
-                with _in_time(connection, self._timeout + limit):
+                with in_time(connection, self._timeout + limit):
                     await connection.set_read_only(read_only)
                     async with connection.transaction():
                         yield connection
@@ -189,8 +173,8 @@ class Database:
                 with suppress(PoolTimeout) if left > SLICE else nullcontext():
                     connection = await self._pool.getconn(min(max(left, SLICE / 2), SLICE))
         except (PoolTimeout, PoolClosed) as error:
-            in_vain = whole and isinstance(error, PoolTimeout)
-            self._hopeless |= in_vain and self.reason == AWAY
+            if whole and isinstance(error, PoolTimeout):
+                self._watch.waited_in_vain()
             raise Unavailable(type(error).__name__) from None
         try:
             yield connection
@@ -204,120 +188,32 @@ class Database:
 
     def _demand_hope(self) -> None:
         """Refuse at once what could only wait in vain, as others did."""
-        links = (self._reads, self._writes)
-        if self._hopeless and not any(one and one.connected for one in links):
+        if self._watch.hopeless and not any(one.connected for one in self._shared.values()):
             raise Unavailable(AWAY)
 
-    async def _wait_until_examined(self) -> None:
-        if not self._examined:
-            try:
-                await asyncio.wait_for(self._judged.wait(), self._timeout)
-            except TimeoutError:
-                self._hopeless |= self.reason == AWAY
-                raise Unavailable("NotExamined") from None
-            if not self._examined:
-                raise Unavailable("NotExamined")
-
-    async def _watch(self) -> None:
-        while True:
-            try:
-                async with await AsyncConnection.connect(
-                    self._url(), autocommit=True, prepare_threshold=None, connect_timeout=CONNECT
-                ) as connection:
-                    await self._follow(connection)
-            except (psycopg.Error, OSError, TimeoutError) as error:
-                self._say(f"{AWAY} ({first_line(error)})", AWAY)
-            await asyncio.sleep(RETRY)
-
-    async def _follow(self, connection: AsyncConnection[Any]) -> None:
-        known: str | None = ""
-        lacking: str | None = None
-        while True:
-            with _in_time(connection, ANSWER):
-                revision = await schema.revision(connection)
-                self._hopeless = False
-                if revision != known:
-                    if not await self._examine(connection):
-                        return
-                    # A newer release may have taken away what only it can do without.
-                    ours = self._demanded if revision == schema.head() else ()
-                    lacking = await demands.lacking(connection, ours)
-                known = revision
-            if (revision or "") < schema.head():
-                reason = f"the migrations are behind ({revision or 'none'} of {schema.head()})"
-                self._say(reason, reason)
-            elif lacking:
-                self._say(lacking, lacking)
-            else:
-                self._say(None, None)
-            await asyncio.sleep(POLL)
-
-    async def _examine(self, connection: AsyncConnection[Any]) -> bool:
-        finding = await schema.examine(connection)
-        if finding.refusal:
-            self.reason = finding.refusal
-            self._examined = False
-            self._judged.set()
-            self._refuse(finding.refusal)
-            return False
-        if finding.warning and not self._examined:
-            log.warning(finding.warning)
-        if self._reads is None:
-            await self._multiplex(connection)
-        self._examined = True
-        self._judged.set()
-        return True
-
-    async def _multiplex(self, connection: AsyncConnection[Any]) -> None:
-        # A pooler gives its clients process ids of its own, and keeps no prepared statements.
-        row = await (await connection.execute("select pg_backend_pid()")).fetchone()
-        direct = row is not None and row[0] == connection.info.backend_pid
-        self._reads, self._writes = (
-            Multiplexer(
+    async def _share(self, direct: bool) -> None:
+        """Open the connections that single statements share, once the database can be trusted."""
+        if self._shared:
+            return
+        self._shared = {
+            kind: Multiplexer(
                 self._url,
                 connections=self._connections,
                 express=True,
                 timeout=self._timeout,
                 statement_timeout=self._statement_timeout,
-                read_only=read_only,
-                prepare=direct,
+                read_only=kind == "reads",
+                prepare=direct,  # a pooler keeps no prepared statements
             )
-            for read_only in (True, False)
-        )
-        await self._reads.open()
-        await self._writes.open()
+            for kind in ("reads", "writes")
+        }
+        for multiplexer in self._shared.values():
+            await multiplexer.open()
         async with asyncio.timeout(ANSWER):
-            while not (self._reads.connected and self._writes.connected):  # noqa: ASYNC110
+            while not all(one.connected for one in self._shared.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
-
-    def _say(self, line: str | None, reason: str | None) -> None:
-        """Log a change once, not at every look."""
-        if reason != self.reason:
-            log.warning(line) if line else log.info("the database is ready")
-        self.reason = reason
 
 
 async def _check(connection: AsyncConnection[Any]) -> None:
-    with _in_time(connection, ANSWER):
+    with in_time(connection, ANSWER):
         await AsyncConnectionPool.check_connection(connection)
-
-
-@contextmanager
-def _in_time(connection: AsyncConnection[Any], seconds: float) -> Iterator[None]:
-    """Hang up on a server that has not answered when `seconds` are over.
-
-    A task that is cancelled instead would ask the same silent server to cancel, for ten seconds.
-    """
-    timer = asyncio.get_running_loop().call_later(seconds, _hang_up, connection)
-    try:
-        yield
-    finally:
-        timer.cancel()
-
-
-def _hang_up(connection: AsyncConnection[Any]) -> None:
-    with (
-        suppress(OSError, psycopg.Error),
-        socket.socket(fileno=os.dup(connection.pgconn.socket)) as end,
-    ):
-        end.shutdown(socket.SHUT_RDWR)

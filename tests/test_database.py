@@ -587,6 +587,19 @@ def test_a_service_starts_without_its_database_and_finds_it_when_it_comes(
         _demand_back_within_a_second(service)
 
 
+def test_a_service_that_starts_while_a_table_is_locked_says_so_and_waits(
+    copy: Database, tmp_path: Path
+) -> None:
+    """To read a policy PostgreSQL locks its table, though only against those who change it."""
+    with psycopg.connect(copy.superuser_url) as superuser:
+        superuser.execute("lock table projects in access exclusive mode")
+        with serving(tmp_path, copy.app_url, ready=False) as service:
+            until(lambda: "the database is away (no answer within 1 s)" in service.lines())
+            assert _status(service, "/ready") == 503
+            superuser.rollback()
+            until(lambda: _status(service, "/ready") == 200)
+
+
 def test_a_database_that_ends_and_returns_is_followed(distant: tuple[Service, Proxy]) -> None:
     service, between = distant
     between.open()
