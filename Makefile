@@ -80,8 +80,8 @@ lint: $(VENV)/test.stamp ## Check format, style, types and the contract
 	$(BIN)/python -m openapi.lint
 
 stale: $(VENV)/test.stamp ## Fail if charts/, argo/ or the migrations differ from the contract
-	@$(BIN)/python -m codegen --check
-	@$(BIN)/python -m db.planner --check
+	@$(BIN)/python -m codegen --check; charts=$$?; \
+	$(BIN)/python -m db.planner --check && exit $$charts
 
 certify: $(VENV)/test.stamp ## Prove the isolation of tenants: build/certificate.html
 	$(BIN)/python -m certify $(ARGS)

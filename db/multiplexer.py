@@ -7,26 +7,21 @@ every pooler.
 
 import asyncio
 import random
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import DiagnosticField, ExecStatus
-from psycopg.pq.abc import PGresult
 
 from db.links import STALE, Answer, Away, Flight, Late, Link
 from db.shares import Shares
+from db.wire import rows, steps
 
 STUCK = 0.05  # from this age of a statement on, nothing new is sent behind it
 TOGETHER = 0.002  # reads share a connection for so long; writes do not, to commit side by side
 PAUSES = 0.02, 0.5  # first and longest, between two attempts to connect
-ROWS = 2_000  # converted at a time, so that a large result lets others in
-# Other SQL may outlast the Sync (set, begin, listen, declare) or wedge the pipeline (copy).
-ALLOWED = re.compile(r"[\s(]*(select|insert|update|delete|merge|with|values|table)\b", re.I)
 
 
 class Busy(Exception):
@@ -132,16 +127,14 @@ class Multiplexer:
         when theirs is lost. Raises `Busy`, `Away` and `psycopg.Error` by SQLSTATE.
         """
         limit = self._statement_timeout if statement_timeout is None else statement_timeout
-        bound = [_encoded(text) for setting in settings for text in setting]
-        bind = _bind(len(settings), self._read_only), [*bound, b"%d" % max(1, limit * 1000)]
-        steps = bind, (_statement(sql), [_encoded(text) for text in parameters])
+        sent = steps(settings, limit, sql, parameters, read_only=self._read_only)
         named, spare = self._prepare, 2 if self._read_only else -1
         if self._closing:
             raise Away("closed")
         loop = asyncio.get_running_loop()
         began, share = loop.time(), settings[0][1] if settings else ""
         while True:
-            flight = Flight(loop.create_future(), steps, limit, named, spare, began, share)
+            flight = Flight(loop.create_future(), sent, limit, named, spare, began, share)
             answer = await self._fly(flight)
             if isinstance(answer, Exception):
                 raise answer
@@ -150,7 +143,7 @@ class Multiplexer:
                 if not spare:  # lost, and it may not be lost again with the next to go
                     await asyncio.sleep(STUCK)
             elif answer.status != ExecStatus.FATAL_ERROR:
-                return await _rows(answer)
+                return await rows(answer)
             elif named and answer.error_field(DiagnosticField.SQLSTATE) in STALE:
                 named = False  # its transaction was undone
             else:
@@ -279,40 +272,3 @@ class Multiplexer:
                 pause = PAUSES[0]
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
             pause = min(2 * pause, longest)
-
-
-@lru_cache
-def _bind(settings: int, read_only: bool) -> bytes:
-    """Return the SQL that binds so many settings and, as its last parameter, the time limit."""
-    calls = [f"set_config(${2 * n + 1}, ${2 * n + 2}, true)" for n in range(settings)]
-    calls.append(f"set_config('statement_timeout', ${2 * settings + 1}, true)")
-    if read_only:
-        calls.append("set_config('transaction_read_only', 'on', true)")
-    return f"select {', '.join(calls)}".encode()
-
-
-@lru_cache(1024)
-def _statement(sql: str) -> bytes:
-    if not ALLOWED.match(sql):
-        raise psycopg.NotSupportedError(f"cannot run in a transaction of its own: {sql[:40]}")
-    return _encoded(sql) or b""
-
-
-def _encoded(text: str | None) -> bytes | None:
-    if text is not None and "\0" in text:
-        raise psycopg.DataError("PostgreSQL text cannot contain NUL")
-    try:
-        return None if text is None else text.encode()
-    except UnicodeEncodeError as error:
-        raise psycopg.DataError(f"not valid Unicode: {error}") from error
-
-
-async def _rows(result: PGresult) -> list[tuple[bytes | None, ...]]:
-    value, columns, count = result.get_value, range(result.nfields), result.ntuples
-    rows: list[tuple[bytes | None, ...]] = []
-    for start in range(0, count, ROWS):
-        if start:
-            await asyncio.sleep(0)
-        some = range(start, min(start + ROWS, count))
-        rows += [tuple([value(row, column) for column in columns]) for row in some]
-    return rows

@@ -25,7 +25,7 @@ import pytest
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
-from db import links, multiplexer
+from db import links, multiplexer, wire
 from db.embedded import Server, running
 from db.links import Away, Late
 from db.multiplexer import Busy, Multiplexer, Stats
@@ -376,7 +376,7 @@ async def test_a_copy_past_that_guard_does_not_wedge_the_connection(
     way: Way, sql: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with opened(way, connections=1) as driver:
-        monkeypatch.setattr(multiplexer, "_statement", str.encode)
+        monkeypatch.setattr(wire, "_statement", str.encode)
         requests = [outcome(driver, [], sql) for sql in ("select 1", sql, "select 2", "select 3")]
         answers = await asyncio.gather(*requests)
         assert answers[0] == [(b"1",)]
@@ -620,7 +620,7 @@ async def test_statements_that_the_server_forgot_are_prepared_again(
             write = "insert into marks values ('forgot') returning (select count(*) + 1 from marks)"
             assert await driver.fetch([], write) == [(expected,)]
             with monkeypatch.context() as patch:
-                patch.setattr(multiplexer, "_statement", str.encode)
+                patch.setattr(wire, "_statement", str.encode)
                 await driver.fetch([], "deallocate all")
         await driver.fetch([], "delete from marks")
 
