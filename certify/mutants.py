@@ -48,6 +48,8 @@ class Fate:
 def main(only: str = "") -> int:
     """Run the mutants whose name holds `only`, and first the tree as it is, which must pass."""
     chosen = [mutant for mutant in plants() if only in mutant.name]
+    if not chosen:
+        raise SystemExit(f"no mutant's name holds {only!r}")
     with tempfile.TemporaryDirectory(prefix="certify-mutants-") as name:
         folder = Path(name)
         with stage.server(folder) as url:
