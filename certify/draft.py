@@ -9,7 +9,7 @@ from certify.compare import is_number
 from certify.identities import Actor, Token, World, header, request
 from certify.matrix import HEADERS, NUL_BODY, Plan, Probe, body_schema, declared_headers, path_ids
 from certify.record import Request
-from certify.values import Uncoverable, absent, merged, sample
+from certify.values import Uncoverable, absent, leaves, merged, sample
 
 
 def draft(
@@ -129,8 +129,4 @@ def _beside(cursor: str) -> str:
 
 
 def _texts(value: Any) -> set[str]:
-    if isinstance(value, dict):
-        return {text for part in value.values() for text in _texts(part)}
-    if isinstance(value, list):
-        return {text for part in value for text in _texts(part)}
-    return {str(value)} if isinstance(value, str) or is_number(value) else set()
+    return {str(leaf) for leaf in leaves(value) if isinstance(leaf, str) or is_number(leaf)}

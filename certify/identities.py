@@ -19,7 +19,7 @@ from certify.client import Client
 from certify.matrix import Maker, body_schema, declared_headers, makers, path_ids, sign_in
 from certify.record import Answer, Request
 from certify.seeds import Seed, seeds, sow
-from certify.values import DATE, TRIES, Uncoverable, sample, words
+from certify.values import DATE, TRIES, Uncoverable, leaves, sample, words
 from openapi.contract import Contract, Operation
 
 Token = tuple[str, str | None]  # what it is called, and itself
@@ -285,10 +285,6 @@ def _query(operation: Operation, name: str) -> bool:
 
 
 def _texts(value: Any) -> set[str]:
-    if isinstance(value, dict):
-        return {text for part in value.values() for text in _texts(part)}
-    if isinstance(value, list):
-        return {text for part in value for text in _texts(part)}
-    if not isinstance(value, str) or len(value) < 8 or DATE.fullmatch(value):
-        return set()  # tells nobody from another
-    return {value}
+    """Return the texts that tell one tenant's from another's."""
+    texts = (leaf for leaf in leaves(value) if isinstance(leaf, str))
+    return {text for text in texts if len(text) >= 8 and not DATE.fullmatch(text)}

@@ -14,6 +14,7 @@ from certify.effects import INSERT
 from certify.matrix import columns_to, depth, makers, path_ids
 from certify.values import Uncoverable, sample
 from db import ids
+from db.errors import first_line
 from openapi.contract import Contract
 from openapi.tables import Table
 
@@ -56,7 +57,7 @@ def sow(superuser: psycopg.Connection[Any] | None, seed: Seed, known: dict[str, 
     try:
         superuser.execute(INSERT.format(sql.Identifier(table.name)), (json.dumps(row),))
     except psycopg.Error as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise Uncoverable(f"{table.name}: no row could be inserted: {reason}") from None
     return str(row["id"])
 

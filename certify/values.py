@@ -96,6 +96,15 @@ def is_text(schema: Mapping[str, Any]) -> bool:
     return plain.get("type") == "string" and not {"enum", "format"} & plain.keys()
 
 
+def leaves(value: Any) -> Iterator[Any]:
+    """Yield what a JSON value holds that is no object and no array."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from leaves(part)
+    else:
+        yield value
+
+
 def words(schema: Mapping[str, Any]) -> set[str]:
     """Return the values of enums, which are everybody's."""
     whole = merged(schema)

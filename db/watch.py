@@ -20,6 +20,7 @@ ANSWER = 1.0
 CONNECT = 2
 RETRY = 0.25
 AWAY = "the database is away"
+NOT_EXAMINED = "NotExamined"
 
 log = structlog.get_logger("covenant.database")
 
@@ -28,8 +29,8 @@ class Watch:
     """Looks at the database again and again, on a connection of its own.
 
     `reason` is None when requests can be served. `refuse` is called, once, with why the role or
-    a table must not be trusted. `trusted` is awaited after each examination without such a finding;
-    its argument says whether the server itself was met, not a pooler.
+    a table must not be trusted. `trusted` is awaited when the database can be, before any request
+    is let through; its argument says whether the server itself was met, not a pooler.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class Watch:
         except TimeoutError:
             self.waited_in_vain()
         if not self._examined:
-            raise Unavailable("NotExamined")
+            raise Unavailable(NOT_EXAMINED)
 
     def waited_in_vain(self) -> None:
         """Learn that a request spent all its time: while the database is away others would too."""
@@ -109,7 +110,8 @@ class Watch:
             return False
         if finding.warning and not self._examined:
             log.warning(finding.warning)
-        await self._trusted(await _is_direct(connection))
+        if not self._examined:
+            await self._trusted(await _is_direct(connection))
         self._examined = True
         self._judged.set()
         return True

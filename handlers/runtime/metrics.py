@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from psycopg_pool import PoolClosed, PoolTimeout, TooManyRequests
 
+from db import watch
 from db.errors import DiskFull, TooSlow, Unavailable
 from db.links import Away, Late
 from db.multiplexer import Busy
@@ -28,7 +29,7 @@ BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0
 
 # The reasons that errors give, by their names, and the word that operators read.
 NO_ROOM = {error.__name__ for error in (Busy, Full, Late, PoolTimeout, TooManyRequests)}
-AWAY = {Away.__name__, PoolClosed.__name__, "NotExamined", "the database is away"}
+AWAY = {Away.__name__, PoolClosed.__name__, watch.NOT_EXAMINED, watch.AWAY}
 
 
 class Metrics:
