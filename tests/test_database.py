@@ -595,7 +595,7 @@ def test_a_service_that_starts_while_a_table_is_locked_says_so_and_waits(
         superuser.execute("lock table projects in access exclusive mode")
         with serving(tmp_path, copy.app_url, ready=False) as service:
             until(lambda: "the database is away (no answer within 1 s)" in service.lines())
-            assert _status(service, "/ready") == 503
+            until(lambda: _status(service, "/ready") == 503)
             superuser.rollback()
             until(lambda: _status(service, "/ready") == 200)
 
