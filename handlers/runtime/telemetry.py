@@ -3,10 +3,12 @@
 import asyncio
 import atexit
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, MutableMapping
-from typing import Any, TextIO
+from contextlib import suppress
+from typing import Any
 
 import orjson
 import structlog
@@ -15,6 +17,8 @@ import structlog
 LATE = 0.01
 QUIET = ("connexion", "httpx", "psycopg.pool", "uvicorn.access")
 
+log = structlog.get_logger("covenant.log")
+
 # Without local variables: they hold tokens and bodies.
 _TRACEBACKS = structlog.processors.ExceptionRenderer(
     structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
@@ -22,11 +26,18 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(
 
 
 class Lines:
-    """What structlog writes JSON lines with; lines are whole, and in order."""
+    """What the log is written with: lines are whole and in order, also after a disk was full.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    It writes to the descriptor itself: a stream drops what it could not write, and the next line
+    goes on where a torn one ended.
+    """
+
+    def __init__(self, descriptor: int, *, is_json: bool) -> None:
+        self.is_json = is_json
+        self._descriptor = descriptor
         self._waiting: list[str] = []
+        self._torn = b""  # what is missing of a line that was written in part
+        self._lost = 0
         self._second = -1
         self._date = ""
         atexit.register(self.flush)
@@ -40,6 +51,10 @@ class Lines:
 
     debug = info = warning = error = critical = exception = msg
 
+    def write(self, line: str) -> None:
+        """Take a line with its end, as `logging` gives it."""
+        self.msg(line.removesuffix("\n"))
+
     def request(self, fields: dict[str, Any]) -> None:
         """Write the line of a request, which is most of the lines: a system call each is too much.
 
@@ -52,10 +67,19 @@ class Lines:
         self._waiting.append(line.decode())
 
     def flush(self) -> None:
+        """Write what waits. Lines that cannot be written are lost; the log says so later."""
         lines, self._waiting = self._waiting, []
-        if lines:
-            self._stream.write("\n".join(lines) + "\n")
-            self._stream.flush()
+        if not lines:
+            return
+        data = self._torn + ("\n".join(lines) + "\n").encode()
+        written = _write(self._descriptor, data)
+        rest = data[written:]
+        is_torn = not data[:written].endswith(b"\n") if written else bool(self._torn)
+        self._torn = rest[: rest.index(b"\n") + 1] if is_torn else b""
+        self._lost += rest.count(b"\n") - is_torn
+        if self._lost and not rest:
+            lost, self._lost = self._lost, 0
+            log.warning("log lines lost", lines=lost)
 
     def _timestamp(self) -> str:
         second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
@@ -68,9 +92,8 @@ class Lines:
 def request_line() -> Callable[[dict[str, Any]], None]:
     """Return what writes the line of a request, as the process was configured."""
     lines = structlog.get_config()["logger_factory"]
-    if isinstance(lines, Lines):
+    if isinstance(lines, Lines) and lines.is_json:
         return lines.request
-    log = structlog.get_logger("covenant.request")
 
     def write(fields: dict[str, Any]) -> None:
         log.info("request", **fields)
@@ -81,6 +104,7 @@ def request_line() -> Callable[[dict[str, Any]], None]:
 def configure(log_format: str) -> None:
     """Set up logging for the process; `auto` is text on a terminal and JSON elsewhere."""
     text = log_format == "text" or (log_format == "auto" and sys.stdout.isatty())
+    lines = Lines(sys.stdout.fileno(), is_json=not text)
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -92,11 +116,11 @@ def configure(log_format: str) -> None:
     )
     structlog.configure(
         processors=[_named, *shared, *render],
-        logger_factory=structlog.PrintLoggerFactory(sys.stdout) if text else Lines(sys.stdout),
+        logger_factory=lines,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stdout)
+    handler: logging.Handler = logging.StreamHandler(lines)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
@@ -106,6 +130,15 @@ def configure(log_format: str) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _write(descriptor: int, data: bytes) -> int:
+    """Return how many bytes were written: all of them, unless the disk is full or the pipe gone."""
+    written = 0
+    with suppress(OSError):
+        while written < len(data):
+            written += os.write(descriptor, data[written:])
+    return written
 
 
 def _named(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
