@@ -92,7 +92,8 @@ def _logs_again(service: stage.Service, acme: stage.Tenant) -> bool:
 
 def _torn(service: stage.Service) -> int:
     """Return how many lines of the log are not whole."""
-    return sum(not (line.startswith("{") and line.endswith("}")) for line in service.lines())
+    lines = service.log.read_text(errors="replace").splitlines()
+    return sum(not (line.startswith("{") and line.endswith("}")) for line in lines)
 
 
 def fill(file: Path) -> None:

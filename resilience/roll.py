@@ -17,18 +17,19 @@ create function slow() returns trigger language plpgsql as
     $$ begin perform pg_sleep(substr(new.name, 6, 4)::float); return new; end $$;
 create trigger slow before insert on projects for each row
     when (new.name like 'slow %') execute function slow()"""
+SLEEPING = "select from pg_stat_activity where wait_event = 'PgSleep'"
 
 
 def stopping(trial: Trial) -> None:
     """SIGTERM with a request in flight that outlasts the drain."""
     with stage.postgres(trial.folder) as database:
         database.execute(SLOW)
-        with stage.service(trial.folder, database.app_url, DRAIN_SECONDS="0.5") as service:
+        with stage.service(trial.folder, database.app_url, DRAIN_SECONDS="1.1") as service:
             acme = stage.tenant(service.port)
-            flying = Flying(service.port, acme.create("slow 1.50"))
+            flying = Flying(database, service.port, acme.create("slow 1.90"))
             service.signal(signal.SIGTERM)
             began = time.monotonic()
-            trial.within("/ready 503 after", until(lambda: service.ready() == 503, 1), 0.3)
+            trial.within("/ready 503 after", until(lambda: service.ready() == 503, 5), 0.3)
             trial.demand(service.health() == 200, "/health is not 200 while it drains")
             drained = once(service.port, acme.list())
             trial.demand(drained.status == 200, f"a request while it drains: {drained.status}")
@@ -50,9 +51,9 @@ def cut_short(trial: Trial) -> None:
         database.execute(SLOW)
         with stage.service(trial.folder, database.app_url, DRAIN_SECONDS="60") as service:
             acme = stage.tenant(service.port)
-            flying = Flying(service.port, acme.create("slow 1.90"))
+            flying = Flying(database, service.port, acme.create("slow 1.90"))
             service.signal(signal.SIGTERM)
-            until(lambda: service.ready() == 503, 1)
+            until(lambda: service.ready() == 503, 5)
             service.signal(signal.SIGTERM)
             trial.within("refuses after the second", until(lambda: service.health() == 0, 5), 1.0)
             began = time.monotonic()
@@ -65,13 +66,13 @@ def cut_short(trial: Trial) -> None:
 
 
 class Flying:
-    """A request on a thread of its own, that has been sent."""
+    """A request on a thread of its own, whose statement runs."""
 
-    def __init__(self, port: int, request: Request) -> None:
+    def __init__(self, database: stage.Postgres, port: int, request: Request) -> None:
         self._reply: Reply | None = None
         self._thread = threading.Thread(target=self._send, args=(port, request), daemon=True)
         self._thread.start()
-        time.sleep(0.3)
+        until(lambda: bool(database.rows(SLEEPING)))
 
     def _send(self, port: int, request: Request) -> None:
         self._reply = once(port, request)

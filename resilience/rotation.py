@@ -29,7 +29,7 @@ def signing_key(trial: Trial) -> None:
                 retired = sorted(path.name for path in service.keys_dir.iterdir())
                 keys.create(service.keys_dir, time.time())
                 trial.demand(until(wallet.exchange, 5) <= 5, "no token of the new key within 5 s")
-                time.sleep(0.2)  # what was asked with the old token has its answer
+                time.sleep(1)  # what was asked with the old token has its answer
                 for name in retired:
                     (service.keys_dir / name).unlink()
                 slowest = max(slowest, until(partial(_is_dead, service.port, old), 10))

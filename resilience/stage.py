@@ -166,7 +166,7 @@ class Service:
         return once(self.port, Request("GET", "/health")).status
 
     def lines(self) -> list[str]:
-        return self.log.read_text(errors="replace").splitlines()
+        return self.log.read_text(errors="replace").rpartition("\n")[0].splitlines()
 
     def _started(self) -> "subprocess.Popen[bytes]":
         if self.process is None:

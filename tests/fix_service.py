@@ -42,7 +42,9 @@ class Service:
         )
 
     def lines(self) -> str:
-        return self.log.read_text(errors="replace")
+        """Return the whole lines of the log: the last may be under way."""
+        text = self.log.read_text(errors="replace")
+        return text[: text.rfind("\n") + 1]
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Signal the service and return its exit code."""

@@ -268,6 +268,6 @@ def test_what_is_wrong_with_a_large_body_is_not_looked_for() -> None:
     check = schemas.checker(schema, "body", sent=True)
     began = time.process_time()
     [fault] = check({f"a{n}": n for n in range(90_000)})
-    assert time.process_time() - began < 0.3
+    assert time.process_time() - began < 1
     assert (fault.pointer, "2000 values" in fault.detail) == ("", True)
     assert len(check({"a": 1})) == 21

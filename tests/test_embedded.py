@@ -251,7 +251,7 @@ def test_a_second_run_is_refused_at_once_and_harms_nothing(directory):
         url = first.stdout.readline().strip()
         before = time.monotonic()
         assert "in use by another run" in refusal(directory)
-        assert time.monotonic() - before < 1
+        assert time.monotonic() - before < 3
         assert query(url, "select 1") == "1"
 
 

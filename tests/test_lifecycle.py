@@ -56,7 +56,7 @@ class InFlight:
 def test_sigterm_drains_finishes_what_is_in_flight_and_exits_0(
     tmp_path: Path, database: Database
 ) -> None:
-    with busy(tmp_path, database, "2") as (own, go), own.http() as client:
+    with busy(tmp_path, database, "3") as (own, go), own.http() as client:
         assert client.get("/ready").status_code == 200
         flying = InFlight(own, tmp_path)
         own.process.send_signal(signal.SIGTERM)

@@ -313,7 +313,7 @@ async def test_a_cancelled_request_leaves_its_connection_and_neighbours_alone(wa
     left = Stats(1, 21, 0) if way.prepare else Stats(1, 1, 10)
     async with opened(way, connections=1, ahead=60) as driver:
         before = await driver.fetch([], PID)
-        slow = asyncio.create_task(driver.fetch([], "select pg_sleep(0.2)"))
+        slow = asyncio.create_task(driver.fetch([], "select pg_sleep(0.5)"))
         await until(lambda: driver.stats.in_flight == 1)
         beside = [asyncio.create_task(driver.fetch([], f"select {n}")) for n in range(20)]
         await until(lambda: driver.stats == sent)
@@ -390,7 +390,7 @@ async def test_a_copy_past_that_guard_does_not_wedge_the_connection(
 @direct_and_uvloop
 async def test_reads_behind_a_slow_one_are_answered_by_another_connection(way: Way) -> None:
     async with opened(way, read_only=True) as driver:
-        slow = asyncio.create_task(driver.fetch([], "select pg_sleep(1)"))
+        slow = asyncio.create_task(driver.fetch([], "select pg_sleep(2)"))
         await until(lambda: driver.stats.in_flight == 1)
         took: list[float] = []
 
@@ -403,8 +403,8 @@ async def test_reads_behind_a_slow_one_are_answered_by_another_connection(way: W
         await asyncio.gather(*[worker() for _ in range(16)])
         took.sort()
         assert len(took) > 200
-        assert took[len(took) * 99 // 100] < 0.2
-        assert took[-1] < 0.6
+        assert took[len(took) * 99 // 100] < 0.4
+        assert took[-1] < 1.5
 
 
 @direct
@@ -499,20 +499,19 @@ async def test_the_server_ends_a_statement_at_its_time_limit(way: Way) -> None:
 async def test_more_than_fits_is_refused_at_once_and_waiting_ends_in_time(way: Way) -> None:
     async with opened(way, connections=1, depth=2, waiting=3, timeout=0.3) as driver:
         sent = 2 if way.prepare else 1
-        sql = "select pg_sleep(1)"
+        sql = "select pg_sleep(1.5)"
         flying = [asyncio.create_task(driver.fetch([], sql)) for _ in range(sent)]
         await until(lambda: driver.stats.in_flight == sent)
         waiting = [asyncio.create_task(outcome(driver, [], "select 1")) for _ in range(3)]
         await until(lambda: driver.stats == Stats(1, sent, 3))
-        began = time.monotonic()
         with pytest.raises(Busy):
             await driver.fetch([], "select 1")
-        assert time.monotonic() - began < 0.1
+        assert driver.stats == Stats(1, sent, 3)
         waiting[0].cancel()
         await until(lambda: driver.stats == Stats(1, sent, 2))
         fits = asyncio.create_task(outcome(driver, [], "select 1"))
         assert await asyncio.gather(*waiting[1:], fits) == [Busy] * 3
-        assert 0.2 < time.monotonic() - began < 0.6
+        assert not any(task.done() for task in flying)
         await asyncio.gather(*flying)
         assert await driver.fetch([], "select 1") == [(b"1",)]
 
@@ -528,7 +527,7 @@ async def test_behind_a_lock_none_waits_for_the_limits_of_the_others(
             sql = "insert into marks values ('locked')"
             answers = await asyncio.gather(*[outcome(driver, [], sql) for _ in range(8)])
             assert set(answers) == {errors.QueryCanceled, Late}
-            assert time.monotonic() - began < 1.6
+            assert time.monotonic() - began < 2.4  # one limit each would be 3.2 s
         await until(lambda: driver.stats == Stats(1, 0, 0))
 
 
@@ -655,7 +654,7 @@ async def test_close_cancels_what_runs_past_its_deadline(way: Way, server: Serve
         await driver.close(timeout=0.1)
         with pytest.raises((Away, errors.QueryCanceled)):
             await running_on
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
     with psycopg.connect(server.url(), autocommit=True) as admin:
         active = f"select from pg_stat_activity where state = 'active' and query = $${sql}$$"
         await until(lambda: not admin.execute(active).fetchall())
@@ -768,7 +767,7 @@ async def test_a_silent_connection_is_given_up(way: Way) -> None:
             began = time.monotonic()
             reads = [reader.fetch([], "select 1") for _ in range(10)]
             assert await asyncio.gather(*reads) == [[(b"1",)]] * 10
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 4
         finally:
             os.kill(pid, signal.SIGCONT)
 
@@ -830,13 +829,13 @@ async def test_requests_outlive_a_restart_of_the_server(way: Way, restarting: Re
         with pytest.raises(Away) as caught:
             await writer.fetch([], "select 1")
         assert not caught.value.maybe_done
-        assert 0.2 < time.monotonic() - began < 0.8
+        assert 0.2 < time.monotonic() - began < 2
         first = asyncio.create_task(reader.fetch([], "select 1"))
         await place.start()
         up = time.monotonic()
         assert await first == [(b"1",)]
         await until(lambda: reader.connected and writer.connected)
-        assert time.monotonic() - up < 1
+        assert time.monotonic() - up < 3
 
         stop = asyncio.Event()
 
@@ -859,8 +858,8 @@ async def test_requests_outlive_a_restart_of_the_server(way: Way, restarting: Re
             await place.start()
             up = time.monotonic()
             await reader.fetch([], "select 1")
-            assert time.monotonic() - up < 1
-            await until(lambda: writer.stats.connections == reader.stats.connections == 2, 1)
+            assert time.monotonic() - up < 3
+            await until(lambda: writer.stats.connections == reader.stats.connections == 2, 3)
         stop.set()
         assert min(await asyncio.gather(*loads)) > 2
     finally:
@@ -904,8 +903,8 @@ async def test_it_connects_again_and_again_but_never_busily(way: Way) -> None:
     try:
         await until(lambda: len(accepted) >= 10)
         gaps = [later - earlier for earlier, later in pairwise(accepted)]
-        assert gaps[0] < 0.2
-        assert max(gaps) < 0.8
+        assert gaps[0] < 0.6
+        assert max(gaps) < 2
         assert min(gaps[-4:]) > 0.2
     finally:
         await driver.close(timeout=0.1)

@@ -129,7 +129,7 @@ def test_a_bad_token_does_not_wait_for_a_database(away: Service, cases: list[Cas
         began = time.monotonic()
         answer = ask(away, path, b"Authorization: " + case.header.encode("latin-1"))
         assert answer.status in _refusals(case.header), case
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 2
     good = next(case for case in cases if case.accepted)
     assert ask(away, path, b"Authorization: " + good.header.encode()).status == 503
 
