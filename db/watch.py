@@ -136,12 +136,18 @@ def in_time(connection: AsyncConnection[Any], seconds: float) -> Iterator[None]:
     A task that is cancelled instead would ask the same silent server to cancel, for ten seconds.
     Raises `psycopg.OperationalError`.
     """
-    loop = asyncio.get_running_loop()
-    timer = loop.call_later(seconds, _hang_up, connection)
+    late = False
+
+    def hang_up() -> None:
+        nonlocal late
+        late = True
+        _hang_up(connection)
+
+    timer = asyncio.get_running_loop().call_later(seconds, hang_up)
     try:
         yield
     except psycopg.OperationalError as error:
-        if loop.time() < timer.when():
+        if not late:
             raise
         raise psycopg.OperationalError(f"no answer within {seconds:g} s") from error
     finally:

@@ -389,7 +389,7 @@ async def test_a_copy_past_that_guard_does_not_wedge_the_connection(
 
 @direct_and_uvloop
 async def test_reads_behind_a_slow_one_are_answered_by_another_connection(way: Way) -> None:
-    async with opened(way, read_only=True) as driver:
+    async with opened(way, read_only=True, statement_timeout=5) as driver:
         slow = asyncio.create_task(driver.fetch([], "select pg_sleep(2)"))
         await until(lambda: driver.stats.in_flight == 1)
         took: list[float] = []
@@ -497,7 +497,8 @@ async def test_the_server_ends_a_statement_at_its_time_limit(way: Way) -> None:
 
 
 async def test_more_than_fits_is_refused_at_once_and_waiting_ends_in_time(way: Way) -> None:
-    async with opened(way, connections=1, depth=2, waiting=3, timeout=0.3) as driver:
+    limits = {"waiting": 3, "timeout": 0.3, "statement_timeout": 5}
+    async with opened(way, connections=1, depth=2, **limits) as driver:
         sent = 2 if way.prepare else 1
         sql = "select pg_sleep(1.5)"
         flying = [asyncio.create_task(driver.fetch([], sql)) for _ in range(sent)]

@@ -45,8 +45,8 @@ def test_a_place_goes_to_who_waits_in_turn_and_none_is_lost() -> None:
     async def ask() -> None:
         places, order = Places(2, most=6), []
 
-        async def one(share: str, seconds: float) -> None:
-            async with places.place(share, 5):
+        async def one(share: str, seconds: float, patience: float = 5) -> None:
+            async with places.place(share, patience):
                 order.append(share)
                 await asyncio.sleep(seconds)
 
@@ -66,7 +66,7 @@ def test_a_place_goes_to_who_waits_in_turn_and_none_is_lost() -> None:
             await asyncio.gather(*late, return_exceptions=True)
         async with places.place("a", 1), places.place("a", 1), places.place("b", 1):
             with pytest.raises(Full):
-                await asyncio.wait_for(one("b", 0), 1)
+                await one("b", 0, patience=0.3)
 
     asyncio.run(ask())
 
