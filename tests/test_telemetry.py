@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 from structlog.testing import capture_logs
 
 from handlers.runtime.telemetry import Lines
+from tests.fix_service import ROOT
 
 
 @pytest.fixture
@@ -63,3 +67,14 @@ def test_a_log_that_nobody_reads_any_more_stops_nothing() -> None:
     lines.msg(line(0))
     os.close(writing)
     lines.msg(line(1))
+
+
+def test_text_has_colours_on_a_terminal_only() -> None:
+    code = (
+        "import structlog; from handlers.runtime import telemetry; "
+        "telemetry.configure('text'); structlog.get_logger().info('ready', port=8080)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert re.fullmatch(r"\S+Z \[info +\] ready +port=8080\n", done.stdout), done

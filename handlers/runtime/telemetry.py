@@ -103,14 +103,19 @@ def request_line() -> Callable[[dict[str, Any]], None]:
 
 def configure(log_format: str) -> None:
     """Set up logging for the process; `auto` is text on a terminal and JSON elsewhere."""
-    text = log_format == "text" or (log_format == "auto" and sys.stdout.isatty())
+    is_terminal = sys.stdout.isatty()
+    text = log_format == "text" or (log_format == "auto" and is_terminal)
     lines = Lines(sys.stdout.fileno(), is_json=not text)
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     render: list[Any] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=is_terminal, exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
         if text
         else [_TRACEBACKS, _first_lines, structlog.processors.JSONRenderer(_dumps)]
     )
