@@ -153,8 +153,7 @@ def test_redis_that_answers_nothing_costs_a_moment_once(tmp_path: Path, database
             began = time.monotonic()
             assert _ask(service) in (200, 429)
             took.append(time.monotonic() - began)
-        assert max(took) < 2
-        assert sorted(took)[10] < 0.4
+        assert sum(took) < 2.5  # each its own moment of 0.2 s would be 4 s
         assert _ask(service, "closed") == 503
         assert service.lines().count("Redis is away") == 1
         server.resume()
