@@ -15,6 +15,7 @@ RUN python -m venv --without-pip /venv \
 FROM packages AS code
 COPY openapi /app/openapi
 COPY db /app/db
+COPY service /app/service
 COPY handlers /app/handlers
 # The label must not lie about the contract; readable to all, since the uid is anybody's.
 ARG CONTRACT=""
@@ -38,7 +39,7 @@ ENV PATH=/venv/bin:$PATH \
 EXPOSE 8080
 USER 10001:10001
 STOPSIGNAL SIGTERM
-ENTRYPOINT ["python", "-m", "handlers.runtime"]
+ENTRYPOINT ["python", "-m", "service"]
 CMD ["serve"]
 
 ARG VERSION=""

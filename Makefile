@@ -25,29 +25,29 @@ help: ## List the commands
 
 ##@ Run
 run: $(VENV)/local.stamp ## Serve the contract on http://127.0.0.1:8080, with a PostgreSQL if none is given
-	@$(BIN)/python -m handlers.runtime local
+	@$(BIN)/python -m dev.local run
 
 dev: $(VENV)/local.stamp ## The same, started again when the contract or the code changes
-	@$(BIN)/python -m handlers.runtime dev
+	@$(BIN)/python -m dev.local watch
 
 migrate: $(VENV)/local.stamp ## Bring the schema of MIGRATION_DATABASE_URL to the newest revision
-	@$(BIN)/python -m handlers.runtime migrate
+	@$(BIN)/python -m service migrate
 
 ##@ Change
 resource: $(VENV)/local.stamp ## Add one to the contract: make resource NAME=tasks FIELDS="title:string(1..200)"
-	@$(BIN)/python -m openapi.scaffold
+	@$(BIN)/python -m dev.scaffold
 
 # NAME as it was given to make, and not one of the environment.
 migration: $(VENV)/local.stamp ## Write the revision that the contract's tables need: make migration NAME=tasks
-	@$(BIN)/python -m db.planner $(if $(filter command,$(origin NAME)),--name "$(NAME)") $(ARGS)
+	@$(BIN)/python -m dev.planner $(if $(filter command,$(origin NAME)),--name "$(NAME)") $(ARGS)
 
 client: $(VENV)/local.stamp $(VENV)/client/stamp ## Write a typed Python client of the contract: build/client
-	@rm -rf build/client && mkdir -p build && $(BIN)/python -m openapi.public > build/openapi.json
+	@rm -rf build/client && mkdir -p build && $(BIN)/python -m dev.public_contract > build/openapi.json
 	@PATH="$(CURDIR)/$(VENV)/client/bin:$$PATH" openapi-python-client generate \
 	  --path build/openapi.json --output-path build/client --fail-on-warning
 
 client-ts: $(VENV)/local.stamp ## Write the contract's types for TypeScript: build/client-ts (needs Node)
-	@mkdir -p build && $(BIN)/python -m openapi.public > build/openapi.json
+	@mkdir -p build && $(BIN)/python -m dev.public_contract > build/openapi.json
 	npx --yes openapi-typescript@$(OPENAPI_TYPESCRIPT) build/openapi.json \
 	  --default-non-nullable=false -o build/client-ts/contract.ts
 	npx --yes --package typescript@$(TYPESCRIPT) tsc --noEmit --strict build/client-ts/contract.ts
@@ -77,47 +77,47 @@ lint: $(VENV)/test.stamp ## Check format, style, types and the contract
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m openapi.contract
-	$(BIN)/python -m openapi.lint
+	$(BIN)/python -m dev.lint
 
 stale: $(VENV)/test.stamp ## Fail if charts/, argo/ or the migrations differ from the contract
 	@$(BIN)/python -m codegen --check; charts=$$?; \
-	$(BIN)/python -m db.planner --check && exit $$charts
+	$(BIN)/python -m dev.planner --check && exit $$charts
 
 certify: $(VENV)/test.stamp ## Prove the isolation of tenants: build/certificate.html
-	$(BIN)/python -m certify $(ARGS)
+	$(BIN)/python -m evidence.certificate $(ARGS)
 
 certify-mutants: $(VENV)/test.stamp ## Plant faults; the certificate must find each (10 minutes)
-	$(BIN)/python -m certify mutants $(ARGS)
+	$(BIN)/python -m evidence.certificate mutants $(ARGS)
 
 breaking: $(VENV)/test.stamp ## Say what a change of the contract breaks: make breaking BASE=main
-	$(BIN)/python -m openapi.breaking --base $(BASE)
+	$(BIN)/python -m dev.breaking --base $(BASE)
 
 fuzz: $(VENV)/test.stamp ## Fuzz the running service with 20,000 cases: make fuzz ARGS="--seed 7"
-	$(BIN)/python -m tests.fuzz --cases 20000 $(ARGS)
+	$(BIN)/python -m evidence.fuzz --cases 20000 $(ARGS)
 
 resilience: $(VENV)/test.stamp ## Restart, kill, flood and starve the service under load: build/resilience.md
-	$(BIN)/python -m resilience $(ARGS)
+	$(BIN)/python -m evidence.resilience $(ARGS)
 
 scan: $(VENV)/test.stamp $(VENV)/checkov/stamp ## Scan everything that the chart renders with Checkov
-	$(BIN)/python -m pytest -s -q tests/scan_chart.py
+	$(BIN)/python -m pytest -s -q tests/platform/scan_chart.py
 
 audit: $(VENV)/audit/stamp ## Ask for known vulnerabilities of what the image carries (needs the network)
 	$(VENV)/audit/bin/pip-audit --disable-pip --require-hashes -r requirements/service.txt
 
 image-test: $(VENV)/test.stamp ## Run the image read-only, as anybody, without capabilities (needs Docker)
 	IMAGE=$(IMAGE):$(VERSION) TESTCONTAINERS_RYUK_DISABLED=true \
-	  $(BIN)/python -m pytest -s -q tests/image_flow.py
+	  $(BIN)/python -m pytest -s -q tests/platform/image_flow.py
 
 bench: $(VENV)/test.stamp ## Measure the service beside its peers (needs wrk)
-	$(BIN)/python -m bench $(ARGS)
+	$(BIN)/python -m evidence.benchmark $(ARGS)
 
 ##@ Maintain
 format: $(VENV)/test.stamp ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-golden: $(VENV)/test.stamp ## Write tests/golden anew, after a template was changed on purpose
-	$(BIN)/python -m tests.fix_chart
+golden: $(VENV)/test.stamp ## Write tests/platform/golden anew, after a template was changed on purpose
+	$(BIN)/python -m tests.platform.fix_chart
 
 requirements: $(VENV)/test.stamp ## Pin the requirements anew, with hashes
 	$(BIN)/python -m pip install --quiet uv

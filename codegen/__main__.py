@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from codegen import facts, refusals, values
+from codegen import facts, validation, values
 from codegen.render import MARK, Files, Own, render
 from openapi import contract
 
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 def generate(file: Path, handlers: Path | None, own: Own) -> Files:
     """Return what the contract in `file` makes. Raises `ContractError`."""
     loaded = contract.load(file, handlers)
-    refusals.check(loaded)
+    validation.check(loaded)
     known = facts.of(loaded)
     files = render(known, _texts(TEMPLATES), own)
     values.check(loaded, known, files, own)

@@ -8,8 +8,8 @@ import jsonschema_rs
 import yaml
 
 from codegen.facts import Environment, Facts
-from codegen.refusals import Finding, refusal
 from codegen.render import Files, Own, merged
+from codegen.validation import Finding, refusal
 from openapi.contract import Contract, ContractError, Fault
 from openapi.documents import Place, dotted
 

@@ -12,7 +12,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from db import schema
+from db import security_audit
 from db.errors import first_line
 
 # Any number that is ours alone: "covenant" in ASCII, cut to 63 bits.
@@ -30,7 +30,7 @@ class MigrationError(Exception):
 
 
 def upgrade(
-    url: str, revision: str = "head", folder: Path = schema.MIGRATIONS
+    url: str, revision: str = "head", folder: Path = security_audit.MIGRATIONS
 ) -> tuple[str | None, str]:
     """Upgrade to `revision` and return the revisions before and after. Raises `MigrationError`.
 
@@ -38,12 +38,12 @@ def upgrade(
     """
     with _connected(url) as connection:
         before = _revision(connection)
-        if before is None or before < schema.newest(folder) or revision != "head":
+        if before is None or before < security_audit.newest(folder) or revision != "head":
             _patiently(command.upgrade, connection, revision, folder)
         return before, _revision(connection) or ""
 
 
-def downgrade(url: str, revision: str, folder: Path = schema.MIGRATIONS) -> None:
+def downgrade(url: str, revision: str, folder: Path = security_audit.MIGRATIONS) -> None:
     """Downgrade to `revision`, `base` for none. Raises `MigrationError`."""
     with _connected(url) as connection:
         _patiently(command.downgrade, connection, revision, folder)
@@ -98,7 +98,7 @@ def _connected(url: str) -> Iterator[Connection]:
 
 def _refuse_too_old(connection: Connection) -> None:
     version = int(connection.execute(text("show server_version_num")).scalar_one())
-    if version < schema.MINIMUM:
+    if version < security_audit.MINIMUM:
         raise MigrationError(f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed")
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import psycopg
 from orjson import Fragment
 
-from db.database import Database
+from db.connections.database import Database
 from db.errors import NotFound, Unavailable, meaning
 
 Row = tuple[bytes | None, ...]

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from db import guests, ids, memberships
+from db import ids
+from db.queries import guests, memberships
 from db.tenancy import Door
-from handlers import tokens
-from handlers.keys import KeyRing
-from handlers.tokens import Terms
+from service.identity import tokens
+from service.identity.keys import KeyRing
+from service.identity.tokens import Terms
 
 NO_STORE = {"Cache-Control": "no-store"}
 Answer = tuple[dict[str, Any], int, dict[str, str]]

@@ -4,7 +4,9 @@ from typing import Any
 
 from orjson import Fragment
 
-from db import ids, orgs, pages
+from db import ids
+from db.queries import orgs
+from db.sql import pagination
 from db.tenancy import Door
 
 
@@ -25,7 +27,7 @@ async def create(
 async def list_(
     token_info: dict[str, Any], subject: Door, limit: int, cursor: str | None = None
 ) -> dict[str, Any]:
-    return await orgs.list_(subject, token_info["sub"], pages.position(cursor), limit)
+    return await orgs.list_(subject, token_info["sub"], pagination.position(cursor), limit)
 
 
 async def get(org_id: str, token_info: dict[str, Any], subject: Door) -> Fragment:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from db.database import Database
+from db.connections.database import Database
 from db.errors import Unavailable
-from handlers.status import Status
 from openapi.contract import Contract
+from service.status import Status
 
 
 async def index(contract: Contract) -> dict[str, Any]:

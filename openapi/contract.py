@@ -17,8 +17,8 @@ from openapi import documents, rules, tables
 from openapi.documents import Place, deref, dotted, function_of
 from openapi.rules import table_operations
 from openapi.rules import tables as table_rules
-from openapi.source import ContractError, Fault, display, line_of, parse, read
 from openapi.tables import Table
+from openapi.yaml_loader import ContractError, Fault, display, line_of, parse, read
 
 __all__ = ["Contract", "ContractError", "Fault", "Operation", "deref", "load", "public_document"]
 

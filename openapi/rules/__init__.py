@@ -11,12 +11,12 @@ from typing import Any
 
 from openapi.documents import walk
 from openapi.rules.examples import examples
+from openapi.rules.messages import Finding
 from openapi.rules.operations import operations, parameters, paths
 from openapi.rules.references import references
 from openapi.rules.schemas import schemas
 from openapi.rules.security import security
 from openapi.rules.structure import structure
-from openapi.rules.wording import Finding
 
 __all__ = ["Finding", "check"]
 

@@ -11,8 +11,8 @@ from urllib.parse import quote
 import jsonschema_rs
 
 from openapi.documents import Object, Place, entries, locate, table, walk
+from openapi.rules.messages import Finding
 from openapi.rules.structure import site
-from openapi.rules.wording import Finding
 
 
 def examples(

@@ -18,7 +18,7 @@ from openapi.documents import (
     resolve,
     table,
 )
-from openapi.rules.wording import Finding, listed, nearest, quoted
+from openapi.rules.messages import Finding, listed, nearest, quoted
 
 
 def paths(document: Any) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from openapi.documents import DEEPEST, SHAPE, Object, Place, locate, table
-from openapi.rules.wording import Finding, nearest_of, quoted
+from openapi.rules.messages import Finding, nearest_of, quoted
 
 MOST = 50_000  # values that a $ref may unfold to
 

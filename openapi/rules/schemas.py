@@ -8,7 +8,7 @@ from typing import Any
 import jsonschema_rs
 
 from openapi.documents import Object, entries, table
-from openapi.rules.wording import Finding, nearest, quoted
+from openapi.rules.messages import Finding, nearest, quoted
 
 BOUNDED_FORMATS = ("uuid", "date-time", "date", "ipv4", "ipv6")
 FORMATS = {

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from openapi.documents import Object, Place, each_operation, resolve, table
-from openapi.rules.wording import Finding, nearest
+from openapi.rules.messages import Finding, nearest
 
 
 def security(document: Any, objects: list[Object]) -> Iterator[Finding]:

@@ -7,8 +7,8 @@ from typing import Any
 import jsonschema_rs
 
 from openapi.documents import Object, Place, entries, table
+from openapi.rules.messages import Finding, listed, nearest, not_one_of, quoted
 from openapi.rules.schemas import crossed
-from openapi.rules.wording import Finding, listed, nearest, not_one_of, quoted
 
 
 def structure(

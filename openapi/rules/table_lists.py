@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from openapi.documents import Place, entries, parameters_of, resolve, table
-from openapi.rules.wording import Finding
+from openapi.rules.messages import Finding
 from openapi.tables import SCALARS
 
 CURSOR = "^[A-Za-z0-9_-]+$"
@@ -56,7 +56,7 @@ def _sort(
 
 
 def longest_cursor(sort: str, column: dict[str, Any]) -> int:
-    """Return the characters of the longest cursor that `db.pages.sorted_cursor` makes: base64 of
+    """Return the characters of the longest cursor that `db.sql.pagination.sorted_cursor` makes: base64 of
     `["sort","value","id"]`, where a character of the value has at most 4 bytes."""
     options, most = entries(column, "enum"), column.get("maxLength")
     if options:

@@ -14,7 +14,7 @@ from openapi.documents import (
     table,
 )
 from openapi.rules import table_lists
-from openapi.rules.wording import Finding
+from openapi.rules.messages import Finding
 from openapi.tables import SERVICE_COLUMNS, VERBS, schemas
 
 

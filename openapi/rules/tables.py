@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from openapi.documents import Place, dotted, entries, resolve, table, walk
-from openapi.rules.wording import Finding
+from openapi.rules.messages import Finding
 from openapi.tables import (
     OWN_TABLES,
     SCALARS,

@@ -1,0 +1,69 @@
+"""Statements on organizations and their first membership: one function, one statement."""
+
+from orjson import Fragment
+
+from db.sql.pagination import page
+from db.tenancy import Door, Transaction, one
+
+
+async def claim_id(tx: Transaction, org_id: str) -> bool:
+    """Take an org id for ever; False when it was ever taken before."""
+    claimed = await tx.run(
+        "insert into used_org_ids (org_id) values ($1) on conflict do nothing", org_id
+    )
+    return claimed == 1
+
+
+async def insert(tx: Transaction, org_id: str, name: str) -> Fragment:
+    """Make the organization whose id the transaction has bound as its tenant."""
+    return one(
+        await tx.fetch(
+            """with org as (
+                   insert into organizations (id, name) values ($1, $2)
+                   returning id, name, status, created_at)
+               select row_to_json(org) from org""",
+            org_id,
+            name,
+        )
+    )
+
+
+async def insert_owner(tx: Transaction, org_id: str, subject: str) -> None:
+    """Make `subject` the owner of the organization."""
+    await tx.run(
+        "insert into memberships (org_id, subject, role) values ($1, $2, 'owner')", org_id, subject
+    )
+
+
+async def get(subject: Door, name: str, org_id: str) -> Fragment:
+    """Return an organization that the subject called `name` is a member of. Raises `NotFound`."""
+    return one(
+        await subject.fetch(
+            """select row_to_json(org) from (
+                   select o.id, o.name, o.status, o.created_at
+                   from memberships m join organizations o on o.id = m.org_id
+                   where m.subject = $1 and m.org_id = $2) org""",
+            name,
+            org_id,
+        )
+    )
+
+
+async def list_(subject: Door, name: str, after: str, limit: int) -> dict[str, object]:
+    """Return a page of the organizations that the subject called `name` is a member of."""
+    rows = await subject.fetch(
+        """select org.id, row_to_json(org) from (
+               select o.id, o.name, o.status, o.created_at
+               from memberships m join organizations o on o.id = m.org_id
+               where m.subject = $1 and m.org_id > $2 order by m.org_id limit $3) org
+           order by org.id""",
+        name,
+        after,
+        str(limit + 1),
+    )
+    return page(rows or [(None, None)], limit)
+
+
+async def delete(subject: Door, org_id: str) -> None:
+    """Delete an organization that the subject owns. Raises `NotFound`."""
+    one(await subject.fetch("delete from organizations where id = $1 returning id", org_id))

@@ -1,0 +1,18 @@
+"""`python -m dev.local run | watch`: the service on this machine (`make run`, `make dev`)."""
+
+import importlib
+import sys
+
+from service.exits import stop
+
+COMMANDS = {"run": ("dev.local.stack", "local"), "watch": ("dev.local.reloader", "dev")}
+
+if __name__ == "__main__":
+    command = sys.argv[1] if len(sys.argv) == 2 else ""
+    if command not in COMMANDS:
+        stop(f"usage: python -m dev.local {' | '.join(COMMANDS)}", 2)
+    module, function = COMMANDS[command]
+    try:
+        getattr(importlib.import_module(module), function)()
+    except KeyboardInterrupt:
+        stop("interrupted", 130)

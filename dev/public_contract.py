@@ -1,0 +1,22 @@
+"""`python -m dev.public_contract`: print the contract as clients are served it."""
+
+import json
+import sys
+
+from openapi import contract
+from openapi.contract import ContractError
+
+
+def main() -> int:
+    """Print JSON and return 0, or the faults and 1."""
+    try:
+        document = contract.public_document(contract.load())
+    except ContractError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(json.dumps(document, indent=2, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""`python -m service COMMAND`: each command is imported only when it is asked for."""
+
+import importlib
+import sys
+
+from service.exits import stop
+
+COMMANDS = {
+    "serve": "service.serve",
+    "check": "service.serve",
+    "migrate": "service.migrate",
+}
+
+if __name__ == "__main__":
+    command = sys.argv[1] if len(sys.argv) == 2 else ""
+    if command not in COMMANDS:
+        stop(f"usage: python -m service {' | '.join(COMMANDS)}", 2)
+    try:
+        if command in ("serve", "check"):
+            importlib.import_module("service.startup").accepted()
+        getattr(importlib.import_module(COMMANDS[command]), command)()
+    except KeyboardInterrupt:
+        stop("interrupted", 130)

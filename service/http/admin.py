@@ -1,0 +1,63 @@
+"""What only operators reach: `GET /metrics` on a port of its own, which nothing routes."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+
+import uvicorn
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.http.protocol import Protocol
+from service.http.responses import send_answer
+from service.http.server import config, look
+from service.telemetry.metrics import Metrics
+
+MOST_CONNECTIONS = 32
+HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+def app(render: Callable[[], bytes]) -> ASGIApp:
+    """Return the application of the admin port."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] != "/metrics":
+            await send_answer(send, 404, b"", HEADERS)
+        elif scope["method"] != "GET":
+            await send_answer(send, 405, b"", HEADERS | {"Allow": "GET"})
+        else:
+            await send_answer(send, 200, render(), HEADERS, CONTENT_TYPE_PLAIN_0_0_4)
+
+    return answer
+
+
+class Server(uvicorn.Server):
+    """Ends with the service, and by no signal of its own."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def on_tick(self, counter: int) -> bool:
+        look(self, counter)
+        return await super().on_tick(counter)
+
+
+@asynccontextmanager
+async def serving(application: ASGIApp, host: str, port: int | None) -> AsyncIterator[None]:
+    """Serve the admin port, if there is one, until the end of the block: the drain included."""
+    if port is None:
+        yield
+        return
+    # Counted apart: what an operator does is no request of the service.
+    http = partial(Protocol, metrics=Metrics({}), most=MOST_CONNECTIONS)
+    server = Server(
+        config(application, host, port, http, lifespan="off", timeout_graceful_shutdown=1)
+    )
+    task = asyncio.create_task(server.serve())
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task

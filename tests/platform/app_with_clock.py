@@ -1,0 +1,21 @@
+"""The service with a clock that a test controls: CLOCK_FILE holds seconds to add to the time."""
+
+import os
+import time
+from pathlib import Path
+
+from openapi import contract
+from service import serve, settings
+from service.app import create_app
+from service.telemetry import logs
+
+
+def clock() -> float:
+    return time.time() + float(Path(os.environ["CLOCK_FILE"]).read_text() or 0)
+
+
+if __name__ == "__main__":
+    environment = settings.read()
+    logs.configure(environment.log_format)
+    parts = create_app(environment, contract.load(), clock)
+    serve.run(environment, parts)

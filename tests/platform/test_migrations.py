@@ -1,0 +1,251 @@
+"""The migrations: what they add up to; up, down, several at once, and behind locks."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from db import ids, migrate, roles, security_audit
+from db.migrate import MigrationError
+from dev.planner import platform_tables
+from openapi import contract
+from tests.platform.fix_postgres import Database, Postgres
+from tests.platform.fix_service import ROOT, until
+
+# Everything of a table that is not a policy or a grant, as the server prints it.
+COLUMNS = """
+select c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+    pg_get_expr(d.adbin, d.adrelid)
+from pg_attribute a join pg_class c on c.oid = a.attrelid
+left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
+where c.relnamespace = 'public'::regnamespace and c.relkind in ('r', 'p', 'v', 'm')
+    and a.attnum > 0 and not a.attisdropped and c.relname <> 'alembic_version'"""
+CONSTRAINTS = """
+select k.conrelid::regclass::text, k.conname, pg_get_constraintdef(k.oid)
+from pg_constraint k where k.connamespace = 'public'::regnamespace and k.contype <> 'n'
+    and k.conrelid <> coalesce(to_regclass('public.alembic_version'), 0)"""
+INDEXES = """
+select tablename, indexname, indexdef from pg_indexes
+where schemaname = 'public' and tablename <> 'alembic_version'"""
+SEQUENCES = """
+select sequencename, data_type::text, start_value, min_value, max_value, increment_by, cycle
+from pg_sequences where schemaname = 'public'"""
+
+
+def engine(url: str) -> sqlalchemy.Engine:
+    return sqlalchemy.create_engine(
+        "postgresql+psycopg://",
+        connect_args=psycopg.conninfo.conninfo_to_dict(url),
+        poolclass=sqlalchemy.NullPool,
+    )
+
+
+def snapshot(url: str) -> dict[str, set[Any]]:
+    with psycopg.connect(url) as connection:
+        queries = {"columns": COLUMNS, "constraints": CONSTRAINTS, "indexes": INDEXES}
+        queries["sequences"] = SEQUENCES
+        return {what: set(connection.execute(q).fetchall()) for what, q in queries.items()}
+
+
+def everything(url: str) -> tuple[dict[str, set[Any]], set[Any]]:
+    with psycopg.connect(url) as connection:
+        policies = connection.execute("select * from pg_policies").fetchall()
+        grants = connection.execute(
+            "select relname, relacl::text, relrowsecurity, relforcerowsecurity from pg_class"
+            " where relnamespace = 'public'::regnamespace and relkind in ('r', 'S')"
+        ).fetchall()
+    return snapshot(url), {str(row) for row in [*policies, *grants]}
+
+
+def migrating(url: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "service", "migrate"],
+        cwd=ROOT,
+        env={**os.environ, "MIGRATION_DATABASE_URL": url},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_the_migrations_add_up_to_the_tables(postgres: Postgres, database: Database) -> None:
+    """The tables of the contract aside: of those the planner finds no difference."""
+    made = postgres.database(migrated=False)
+    with engine(made.owner_url).begin() as connection:
+        platform_tables.metadata().create_all(connection)
+    found = {
+        what: {row for row in rows if row[0] not in contract.load().tables}
+        for what, rows in snapshot(database.superuser_url).items()
+    }
+    assert found == snapshot(made.superuser_url)
+
+
+def test_alembic_finds_no_difference(database: Database) -> None:
+    elsewhere = {"alembic_version", *contract.load().tables}
+    with engine(database.superuser_url).connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "compare_type": True,
+                "compare_server_default": True,
+                "include_name": lambda name, kind, _: kind != "table" or name not in elsewhere,
+            },
+        )
+        assert compare_metadata(context, platform_tables.metadata()) == []
+
+
+def test_the_revisions_are_one_line_and_the_last_is_the_head() -> None:
+    scripts = ScriptDirectory(str(Path(migrate.__file__).parent / "migrations"))
+    revisions = [script.revision for script in scripts.walk_revisions()][::-1]
+    assert scripts.get_heads() == [security_audit.head()] == revisions[-1:]
+    assert revisions == [f"{n:04d}" for n in range(1, len(revisions) + 1)]
+    for script in scripts.walk_revisions():
+        assert re.fullmatch(rf"{script.revision}_[a-z0-9_]+\.py", Path(script.path).name)
+
+
+def test_every_revision_goes_up_and_down_and_up_again_with_rows(postgres: Postgres) -> None:
+    database = postgres.database(migrated=False)
+    assert not security_audit.is_current(database.owner_url)
+    assert migrate.upgrade(database.owner_url) == (None, security_audit.head())
+    assert security_audit.is_current(database.owner_url)
+    whole = everything(database.superuser_url)
+    with psycopg.connect(database.superuser_url) as superuser:
+        org = ids.new()
+        superuser.execute("insert into organizations (id, name) values (%s, 'Acme')", (org,))
+        superuser.execute("insert into memberships values (%s, 'guest-0001', 'owner')", (org,))
+        superuser.execute("insert into projects values (%s, gen_random_uuid(), 'Apollo')", (org,))
+        superuser.execute("insert into used_org_ids values (%s)", (org,))
+    for number in range(int(security_audit.head()) - 1, 0, -1):
+        migrate.downgrade(database.owner_url, f"{number:04d}")
+        with psycopg.connect(database.superuser_url) as superuser:
+            assert superuser.execute("select from organizations").rowcount == 1
+    migrate.downgrade(database.owner_url, "base")
+    assert not any(snapshot(database.superuser_url).values())
+    for number in range(1, int(security_audit.head()) + 1):
+        migrate.upgrade(database.owner_url, f"{number:04d}")
+    assert everything(database.superuser_url) == whole
+
+
+def test_a_second_upgrade_changes_nothing(postgres: Postgres) -> None:
+    database = postgres.database()
+    before = everything(database.superuser_url)
+    assert migrate.upgrade(database.owner_url) == (security_audit.head(), security_audit.head())
+    assert everything(database.superuser_url) == before
+
+
+def test_an_older_release_leaves_a_newer_schema_alone(postgres: Postgres) -> None:
+    database = postgres.database()
+    with psycopg.connect(database.superuser_url) as superuser:
+        superuser.execute("update alembic_version set version_num = '9999'")
+    assert migrate.upgrade(database.owner_url) == ("9999", "9999")
+
+
+def test_three_processes_that_migrate_at_once_all_succeed(postgres: Postgres) -> None:
+    database = postgres.database(migrated=False)
+    others = "select from pg_stat_activity where datname = current_database() and pid <> %s"
+    with psycopg.connect(database.owner_url, autocommit=True) as other:
+        other.execute("select pg_advisory_lock(%s)", (migrate.LOCK,))
+        processes = [migrating(database.owner_url) for _ in range(3)]
+        until(lambda: other.execute(others, (other.info.backend_pid,)).rowcount == 3)
+        began = other.execute("select to_regclass('public.alembic_version')").fetchone()
+        assert began == (None,)
+    said = [process.communicate(timeout=60)[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
+    head = security_audit.head()
+    assert sorted(said) == [f"migrate: at {head}"] * 2 + [f"migrate: nothing -> {head}"]
+
+
+def test_a_migration_waits_for_another_without_a_snapshot(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A session that waited inside a statement would deadlock with a concurrent index build."""
+    database = postgres.database(migrated=False)
+    monkeypatch.setattr(migrate, "PATIENCE", 0.3)
+    with psycopg.connect(database.owner_url, autocommit=True) as other:
+        other.execute("select pg_advisory_lock(%s)", (migrate.LOCK,))
+        with pytest.raises(MigrationError, match="another migration is running"):
+            migrate.upgrade(database.owner_url)
+        other.execute("select pg_advisory_unlock(%s)", (migrate.LOCK,))
+    assert migrate.upgrade(database.owner_url)[1] == security_audit.head()
+
+
+def test_a_migration_gives_up_behind_a_lock_says_so_and_holds_nobody_up(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = postgres.database(migrated=False)
+    migrate.upgrade(database.owner_url, "0003")
+    monkeypatch.setattr(migrate, "ATTEMPTS", 2)
+    monkeypatch.setattr(migrate, "PAUSE", 0.1)
+    with psycopg.connect(database.superuser_url) as reader:
+        reader.execute("select from memberships")
+        began = time.monotonic()
+        with pytest.raises(MigrationError, match=r"lock .*2 attempts of 300 ms") as refusal:
+            migrate.downgrade(database.owner_url, "0001")
+        assert 2 * 0.3 <= time.monotonic() - began < 5
+        assert "\n" not in str(refusal.value)
+        other = reader.execute("select version_num from alembic_version").fetchone()
+        assert other is not None
+    # Each revision is a transaction: what did not need the lock is done, the rest is not begun.
+    migrate.upgrade(database.owner_url)
+    assert everything(database.superuser_url) == everything(postgres.database().superuser_url)
+
+
+def test_a_migration_goes_on_when_the_lock_is_free_again(
+    postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = postgres.database()
+    reader = psycopg.connect(database.superuser_url)
+    reader.execute("select from memberships")
+    monkeypatch.setattr(time, "sleep", lambda _: reader.close())
+    migrate.downgrade(database.owner_url, "base")
+    assert not any(snapshot(database.superuser_url).values())
+
+
+def test_what_cannot_be_migrated_is_one_line(postgres: Postgres) -> None:
+    database = postgres.database(migrated=False)
+    wrong = postgres.url(database.name, roles.OWNER, "wrong")
+    for url, reason in (
+        (wrong, "password authentication failed"),
+        (postgres.url("no_such_database", roles.OWNER, postgres.owner_password), "does not exist"),
+        ("postgresql://x@127.0.0.1:1/x", "refused"),
+        ("postgresql://x:secret@[", "MIGRATION_DATABASE_URL"),
+        (database.app_url, "permission denied"),
+    ):
+        with pytest.raises(MigrationError, match=reason) as refusal:
+            migrate.upgrade(url)
+        assert "\n" not in str(refusal.value)
+        assert "secret" not in str(refusal.value)
+    with pytest.raises(MigrationError, match="locate revision"):
+        migrate.downgrade(database.owner_url, "4711")
+
+
+def test_a_server_that_is_too_old_is_refused(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(security_audit, "MINIMUM", 990_000)
+    with pytest.raises(MigrationError, match=r"PostgreSQL \d+ is too old"):
+        migrate.upgrade(database.owner_url)
+
+
+def test_the_migrate_command_ends_with_one_line_and_no_trace(postgres: Postgres) -> None:
+    said, _ = (process := migrating("postgresql://x@127.0.0.1:1/x")).communicate(timeout=30)
+    assert process.returncode == 1
+    assert said.startswith("migrate: ")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "warns"), [(180_006, True), (180_007, False), (150_019, True), (990_000, False)]
+)
+def test_a_server_below_the_security_floor_is_named(version: int, warns: bool) -> None:
+    assert bool(security_audit.floor_warning(version)) is warns

@@ -1,0 +1,44 @@
+"""A server that is given to the tests is left as it was found."""
+
+import secrets
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+import pytest
+
+from db import roles
+from tests.platform import fix_postgres
+from tests.platform.fix_postgres import Postgres
+
+PASSWORD = "p@ss/w:rd? %"
+
+
+def databases(postgres: Postgres) -> set[str]:
+    with psycopg.connect(postgres.superuser_url) as superuser:
+        return {row[0] for row in superuser.execute("select datname from pg_database")}
+
+
+def test_a_server_that_is_given_keeps_its_databases_and_its_passwords(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = postgres.database(migrated=False)
+    before = databases(postgres)
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as superuser:
+        name = f"covenant_test_{secrets.token_hex(4)}"
+        superuser.execute(f"create role {name} superuser login password '{PASSWORD}'")
+    given = postgres.url("postgres", name, PASSWORD)
+    assert quote(PASSWORD, safe="") in given
+    monkeypatch.setenv("TEST_DATABASE_URL", given)
+    try:
+        with fix_postgres.server(tmp_path) as (kind, url):
+            roles.make_roles(url, "another", "another")
+            made = Postgres(kind, url, "another", "another").database(migrated=False)
+            with psycopg.connect(made.owner_url):
+                assert databases(postgres) == before | {made.name}
+    finally:
+        with psycopg.connect(postgres.superuser_url, autocommit=True) as superuser:
+            superuser.execute(f"drop role {name}")
+    assert databases(postgres) == before
+    with psycopg.connect(kept.owner_url), psycopg.connect(kept.app_url):
+        pass
