@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from codegen import facts, validation, values
-from codegen.render import MARK, Files, Own, render
+from codegen.render import MARK, Files, Overrides, render
 from openapi import contract
 
 HERE = Path(__file__).resolve().parent
@@ -28,7 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--handlers", type=Path, default=contract.DEFAULT_HANDLERS)
     options = parser.parse_args(arguments)
     try:
-        files = generate(options.contract, options.handlers, own_files(options.into / "overrides"))
+        files = generate(
+            options.contract, options.handlers, read_overrides(options.into / "overrides")
+        )
     except contract.ContractError as error:
         sys.stderr.write(f"{error}\n")
         return 2
@@ -57,17 +59,17 @@ def main(arguments: list[str] | None = None) -> int:
     return 1 if foreign else 0
 
 
-def generate(file: Path, handlers: Path | None, own: Own) -> Files:
+def generate(file: Path, handlers: Path | None, own: Overrides) -> Files:
     """Return what the contract in `file` makes. Raises `ContractError`."""
     loaded = contract.load(file, handlers)
     validation.check(loaded)
-    known = facts.of(loaded)
+    known = facts.from_contract(loaded)
     files = render(known, _texts(TEMPLATES), own)
     values.check(loaded, known, files, own)
     return files
 
 
-def own_files(folder: Path) -> Own:
+def read_overrides(folder: Path) -> Overrides:
     """Return what a user keeps in overrides/. Raises `ContractError` for what is no YAML."""
     found: dict[str | None, dict[str, object]] = {}
     for file in sorted(folder.glob("values*.yaml")):
@@ -75,13 +77,13 @@ def own_files(folder: Path) -> Own:
         try:
             loaded = yaml.safe_load(file.read_text()) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            fault = contract.Fault(f"overrides/{file.name}", 1, "document", f"no YAML: {error}")
+            fault = contract.Issue(f"overrides/{file.name}", 1, "document", f"no YAML: {error}")
             raise contract.ContractError([fault]) from error
         if not isinstance(loaded, dict):
-            fault = contract.Fault(f"overrides/{file.name}", 1, "document", "must be a mapping")
+            fault = contract.Issue(f"overrides/{file.name}", 1, "document", "must be a mapping")
             raise contract.ContractError([fault])
         found[name] = loaded
-    return Own(values=found, templates=_texts(folder / "templates"))
+    return Overrides(values=found, templates=_texts(folder / "templates"))
 
 
 def existing(root: Path) -> Files:

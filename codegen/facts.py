@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from openapi.contract import Contract, Operation, deref
-from openapi.documents import Place
+from openapi.documents import NodePath
 
 RESOURCES = {
     "requests": {"cpu": "100m", "memory": "192Mi"},
@@ -52,7 +52,7 @@ class Environment:
     """One server entry of the contract."""
 
     name: str
-    place: Place
+    place: NodePath
     description: str
     host: str
     tls: bool
@@ -92,7 +92,7 @@ class Facts:
     environments: tuple[Environment, ...]
 
 
-def of(contract: Contract) -> Facts:
+def from_contract(contract: Contract) -> Facts:
     """Return the facts of a contract that `refusals.check` lets pass."""
     service = contract.service
     source = service.get("source", {})
@@ -113,11 +113,11 @@ def of(contract: Contract) -> Facts:
         slos=tuple(_slos(contract)),
         operations=tuple(_smoke_operations(contract)),
         smoke={"auth.guest", "orgs.create"} <= contract.operations.keys(),
-        environments=tuple(environment(contract, i) for i in places(contract)),
+        environments=tuple(environment(contract, i) for i in environment_indexes(contract)),
     )
 
 
-def places(contract: Contract) -> list[int]:
+def environment_indexes(contract: Contract) -> list[int]:
     servers = contract.document.get("servers", [])
     return [i for i, server in enumerate(servers) if "x-environment" in server]
 

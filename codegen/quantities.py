@@ -9,7 +9,7 @@ UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12} | {
 }
 _CPU = re.compile(r"(\d{1,9})m|(\d{1,6}(\.\d{1,3})?)", re.ASCII)
 _MEMORY = re.compile(r"(\d{1,15}(\.\d{1,9})?)([kMGT]|[KMGT]i)?", re.ASCII)
-MOST_CORES = 1024
+MAX_CORES = 1024
 LEAST_BYTES, MOST_BYTES = 4 * 2**20, 2**50
 
 
@@ -19,8 +19,8 @@ def cpu_cores(quantity: str | int | float) -> Decimal:
     if not found:
         raise ValueError(f"{quantity!r} is no quantity of CPU: 2, 0.5 or 250m; 1m is the least")
     cores = Decimal(found[1]) / 1000 if found[1] else Decimal(found[2])
-    if not 0 < cores <= MOST_CORES:
-        raise ValueError(f"{quantity!r} is not between 1m and {MOST_CORES} processors")
+    if not 0 < cores <= MAX_CORES:
+        raise ValueError(f"{quantity!r} is not between 1m and {MAX_CORES} processors")
     return cores
 
 

@@ -21,14 +21,14 @@ _UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff
 
 
 @dataclass(frozen=True)
-class Own:
+class Overrides:
     """A user's own files: values by environment (None: every one), and extra Helm templates."""
 
     values: Mapping[str | None, Mapping[str, Any]]
     templates: Mapping[str, str]
 
 
-def render(facts: Facts, templates: Mapping[str, str], own: Own) -> Files:
+def render(facts: Facts, templates: Mapping[str, str], own: Overrides) -> Files:
     """Return all generated files by path.
 
     `templates` mirrors the output. NAME and ENVIRONMENT in a path stand for the service and for
@@ -98,7 +98,7 @@ def _operated(env: Environment) -> bool:
     return env.postgres.mode == "cloudnative-pg" and env.postgres.operator
 
 
-def _with_own_values(text: str, env: Environment, own: Own) -> str:
+def _with_own_values(text: str, env: Environment, own: Overrides) -> str:
     """Return an environment's values with the contract's `values`, then the user's, merged last."""
     layers = [env.values, own.values.get(None, {}), own.values.get(env.name, {})]
     if not any(layers):

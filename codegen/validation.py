@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from codegen.facts import RESOURCES, Environment, environment, places, probes
+from codegen.facts import RESOURCES, Environment, environment, environment_indexes, probes
 from codegen.quantities import cpu_cores, memory_bytes
 from openapi.contract import Contract, ContractError, Operation
-from openapi.documents import Place
+from openapi.documents import NodePath
 
-Finding = tuple[Place, str]
+Violation = tuple[NodePath, str]
 
 PROBES = ("startup", "liveness", "readiness")
-MOST_ROUTES = 1000  # sixteen HTTPRoutes of 64 matches; an Ingress or a Gateway is slow long before
+MAX_ROUTES = 1000  # sixteen HTTPRoutes of 64 matches; an Ingress or a Gateway is slow long before
 # Second, minute, hour, day, month, weekday: what CloudNativePG's operator takes.
 SCHEDULE = ((0, 59), (0, 59), (0, 23), (1, 31), (1, 12), (0, 6))
 # semver.org, with the parts that Helm takes.
@@ -33,22 +33,22 @@ def check(contract: Contract) -> None:
     """Raise `ContractError` with every key that cannot be honoured, by file and line."""
     findings = [*_faults(contract)]
     if findings:
-        raise refusal(contract, findings)
+        raise fault(contract, findings)
 
 
-def refusal(contract: Contract, findings: list[Finding]) -> ContractError:
+def fault(contract: Contract, findings: list[Violation]) -> ContractError:
     """Return the error that names the line of each place of `contract`, and why."""
     return ContractError(contract.fault(place, reason) for place, reason in findings)
 
 
-def _faults(contract: Contract) -> Iterator[Finding]:
+def _faults(contract: Contract) -> Iterator[Violation]:
     yield from _service_faults(contract)
     yield from _probe_faults(contract)
     yield from _environment_faults(contract)
 
 
-def _service_faults(contract: Contract) -> Iterator[Finding]:
-    service: Place = ("x-service",)
+def _service_faults(contract: Contract) -> Iterator[Violation]:
+    service: NodePath = ("x-service",)
     if not SEMVER.fullmatch(contract.version):
         yield ("info", "version"), f"{contract.version!r} is no semantic version, as a chart needs"
     elif len(contract.version) > 63:
@@ -57,11 +57,11 @@ def _service_faults(contract: Contract) -> Iterator[Finding]:
         yield service, "lacks `source`: the repository and revision that Argo CD reads"
     yield from _resource_faults(contract.service.get("resources", {}), (*service, "resources"))
     routes = [o for o in contract.operations.values() if not o.extensions.get("x-internal")]
-    if len(routes) > MOST_ROUTES:
-        yield ("paths",), f"routes {len(routes)} operations; at most {MOST_ROUTES} can be"
+    if len(routes) > MAX_ROUTES:
+        yield ("paths",), f"routes {len(routes)} operations; at most {MAX_ROUTES} can be"
 
 
-def _resource_faults(resources: Mapping[str, Any], place: Place) -> Iterator[Finding]:
+def _resource_faults(resources: Mapping[str, Any], place: NodePath) -> Iterator[Violation]:
     kinds: dict[str, Callable[[Any], Any]] = {"cpu": cpu_cores, "memory": memory_bytes}
     known: dict[tuple[str, str], Any] = {}
     merged = {**RESOURCES, **resources}
@@ -77,12 +77,12 @@ def _resource_faults(resources: Mapping[str, Any], place: Place) -> Iterator[Fin
             yield at, f"requests more {name} than its limit, {merged['limits'][name]}"
 
 
-def _scaling_faults(scaling: Mapping[str, int], place: Place) -> Iterator[Finding]:
+def _scaling_faults(scaling: Mapping[str, int], place: NodePath) -> Iterator[Violation]:
     if scaling["min"] > scaling["max"]:
         yield (*place, "min"), f"is above max, {scaling['max']}"
 
 
-def _probe_faults(contract: Contract) -> Iterator[Finding]:
+def _probe_faults(contract: Contract) -> Iterator[Violation]:
     found = list(probes(contract))
     for kind, count in Counter(kind for kind, _ in found).items():
         for _, operation in [p for p in found if p[0] == kind][1:] if count > 1 else ():
@@ -99,13 +99,13 @@ def _probe_faults(contract: Contract) -> Iterator[Finding]:
         yield ("paths",), f"no operation has the x-probe {' or '.join(missing)}"
 
 
-def _probe(operation: Operation) -> Place:
+def _probe(operation: Operation) -> NodePath:
     return ("paths", operation.path, operation.method, "x-probe")
 
 
-def _environment_faults(contract: Contract) -> Iterator[Finding]:
+def _environment_faults(contract: Contract) -> Iterator[Violation]:
     servers = contract.document.get("servers", [])
-    indices = places(contract)
+    indices = environment_indexes(contract)
     if not indices:
         yield ("servers",), "no server is an environment: write x-environment below one"
     for index in range(len(servers)):
@@ -127,8 +127,8 @@ def _environment_faults(contract: Contract) -> Iterator[Finding]:
                 yield key, f"the {what} {value} is that of servers.{first} already"
 
 
-def _server_faults(server: Mapping[str, Any], index: int) -> Iterator[Finding]:
-    place: Place = ("servers", index, "url")
+def _server_faults(server: Mapping[str, Any], index: int) -> Iterator[Violation]:
+    place: NodePath = ("servers", index, "url")
     try:
         url = urlsplit(server["url"])
         port = url.port
@@ -155,7 +155,7 @@ def _is_address(authority: str) -> bool:
     return True
 
 
-def _one_environment_faults(contract: Contract, env: Environment) -> Iterator[Finding]:
+def _one_environment_faults(contract: Contract, env: Environment) -> Iterator[Violation]:
     own = contract.document["servers"][env.place[1]]["x-environment"]
     if len(f"{contract.name}-{env.name}-root") > 63:
         yield (*env.place, "name"), f"with the service's name is over {63 - 6} characters"
@@ -170,7 +170,7 @@ def _one_environment_faults(contract: Contract, env: Environment) -> Iterator[Fi
     yield from _postgres_faults(contract, env, own.get("postgres", {}))
 
 
-def _network_faults(networks: Sequence[str], place: Place) -> Iterator[Finding]:
+def _network_faults(networks: Sequence[str], place: NodePath) -> Iterator[Violation]:
     for i, network in enumerate(networks):
         try:
             ipaddress.ip_network(network)
@@ -180,8 +180,8 @@ def _network_faults(networks: Sequence[str], place: Place) -> Iterator[Finding]:
 
 def _postgres_faults(
     contract: Contract, env: Environment, own: Mapping[str, Any]
-) -> Iterator[Finding]:
-    place: Place = (*env.place, "postgres")
+) -> Iterator[Violation]:
+    place: NodePath = (*env.place, "postgres")
     for_mode = {
         "external": {"mode", "networks", "port"},
         "cloudnative-pg": {"mode", "instances", "storage", "pooler", "backups", "operator"},

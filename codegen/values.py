@@ -8,13 +8,13 @@ import jsonschema_rs
 import yaml
 
 from codegen.facts import Environment, Facts
-from codegen.render import Files, Own, merged
-from codegen.validation import Finding, refusal
-from openapi.contract import Contract, ContractError, Fault
-from openapi.documents import Place, dotted
+from codegen.render import Files, Overrides, merged
+from codegen.validation import Violation, fault
+from openapi.contract import Contract, ContractError, Issue
+from openapi.documents import NodePath, format_path
 
 
-def check(contract: Contract, facts: Facts, files: Files, own: Own) -> None:
+def check(contract: Contract, facts: Facts, files: Files, own: Overrides) -> None:
     """Raise `ContractError` for values that the chart would refuse.
 
     The line is that of the contract, or the name of the user's own file.
@@ -24,7 +24,7 @@ def check(contract: Contract, facts: Facts, files: Files, own: Own) -> None:
     defaults = _loaded(files[f"{chart}/values.yaml"])
     names = {env.name for env in facts.environments}
     faults = [
-        Fault(f"overrides/values.{name}.yaml", 1, "document", f"no such environment: {name}")
+        Issue(f"overrides/values.{name}.yaml", 1, "document", f"no such environment: {name}")
         for name in own.values
         if name is not None and name not in names
     ]
@@ -41,7 +41,7 @@ def _loaded(text: str) -> Any:
     return yaml.load(text, Loader=yaml.CSafeLoader)
 
 
-def _causes(error: Any) -> Iterator[Finding]:
+def _causes(error: Any) -> Iterator[Violation]:
     place = tuple(error.instance_path)
     if error.kind.name == "additionalProperties":
         for key in error.kind.unexpected:
@@ -51,15 +51,15 @@ def _causes(error: Any) -> Iterator[Finding]:
 
 
 def _fault(
-    contract: Contract, env: Environment, own: Own, place: Place, reason: str
-) -> list[Fault]:
+    contract: Contract, env: Environment, own: Overrides, place: NodePath, reason: str
+) -> list[Issue]:
     for name, file in ((env.name, f"values.{env.name}.yaml"), (None, "values.yaml")):
         if _holds(own.values.get(name, {}), place):
-            return [Fault(f"overrides/{file}", 1, dotted(place), reason)]
-    return list(refusal(contract, [((*env.place, "values", *place), reason)]).faults)
+            return [Issue(f"overrides/{file}", 1, format_path(place), reason)]
+    return list(fault(contract, [((*env.place, "values", *place), reason)]).faults)
 
 
-def _holds(values: Any, place: Place) -> bool:
+def _holds(values: Any, place: NodePath) -> bool:
     for key in place:
         if not isinstance(values, Mapping) or key not in values:
             return False

@@ -43,11 +43,11 @@ class InUse(Conflict):
     """Rows of this tenant refer to it, and would not go with it."""
 
 
-class Stale(DbError):
+class VersionMismatch(DbError):
     """The row has changed since the caller saw it."""
 
 
-class Invalid(DbError):
+class InvalidValue(DbError):
     """A value that the contract lets through and the table does not take.
 
     `where` is body or query, `pointer` a JSON Pointer (RFC 6901) into it.
@@ -72,7 +72,7 @@ class Unavailable(DbError):
         self.lost = lost
 
 
-class TooSlow(Unavailable):
+class StatementTimeout(Unavailable):
     """The server ended the statement at its time limit."""
 
 
@@ -80,13 +80,13 @@ class DiskFull(Unavailable):
     """The database has no space left: nothing was written, and reads go on."""
 
 
-_UNSTORABLE = (
+_INVALID_VALUE = (
     errors.DataError,
     errors.CheckViolation,
     errors.NotNullViolation,
     errors.ProgramLimitExceeded,  # such as a value too long for its index
 )
-_BUSY = (
+_RETRYABLE = (
     errors.LockNotAvailable,
     errors.SerializationFailure,
     errors.DeadlockDetected,
@@ -98,7 +98,7 @@ _BUSY = (
 )
 
 
-def meaning(error: Error) -> DbError | None:
+def from_postgres(error: Error) -> DbError | None:
     """Return what a database error means to a caller, None for a fault of ours.
 
     A policy that refuses a row and a missing privilege share SQLSTATE 42501. Only the first is
@@ -110,20 +110,20 @@ def meaning(error: Error) -> DbError | None:
         return InUse()
     if isinstance(error, errors.ForeignKeyViolation):
         return BrokenReference(error.diag.constraint_name or "")
-    if isinstance(error, _UNSTORABLE):
-        return Invalid("body", "", "holds a value that cannot be stored")
+    if isinstance(error, _INVALID_VALUE):
+        return InvalidValue("body", "", "holds a value that cannot be stored")
     if isinstance(error, errors.InsufficientPrivilege):
         return NotFound() if error.diag.source_function == "ExecWithCheckOptions" else None
     if isinstance(error, errors.QueryCanceled):
-        return TooSlow(type(error).__name__)
+        return StatementTimeout(type(error).__name__)
     if isinstance(error, errors.DiskFull):
         return DiskFull(type(error).__name__)
-    if isinstance(error, (errors.OperationalError, *_BUSY)) or is_lost(error):
-        return Unavailable(type(error).__name__, lost=is_lost(error))
+    if isinstance(error, (errors.OperationalError, *_RETRYABLE)) or is_connection_lost(error):
+        return Unavailable(type(error).__name__, lost=is_connection_lost(error))
     return None
 
 
-def is_lost(error: Error) -> bool:
+def is_connection_lost(error: Error) -> bool:
     """Whether the connection broke, by libpq's own word (no SQLSTATE) or the server's last.
 
     An internal error without SQLSTATE is psycopg's, when a pooler hangs up with words of its own.

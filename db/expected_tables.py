@@ -10,10 +10,10 @@ from psycopg import AsyncConnection
 from openapi.contract import Contract
 
 PRIVILEGES = ("select", "insert", "update", "delete")
-MOST = 5  # that are named
+MAX_NAMED = 5  # that are named
 
 # An answer shows what was written, which needs select.
-_NEEDED = {
+_PRIVILEGES_BY_METHOD = {
     "get": {"select"},
     "post": {"insert", "select"},
     "put": {"insert", "update", "select"},
@@ -21,7 +21,7 @@ _NEEDED = {
     "delete": {"delete", "select"},
 }
 
-_LACKING = """
+_MISSING = """
 select d.name, c.oid is null,
     array(select wanted from unnest(d.columns) wanted where not exists (
         select from pg_attribute a
@@ -35,7 +35,7 @@ order by d.n"""
 
 
 @dataclass(frozen=True)
-class Demand:
+class ExpectedTable:
     """One table: its columns, and the privileges that the operations need."""
 
     name: str
@@ -43,35 +43,37 @@ class Demand:
     privileges: Sequence[str]
 
 
-def needed(contract: Contract, table: str) -> list[str]:
+def required_privileges(contract: Contract, table: str) -> list[str]:
     """Return the privileges that the operations of a table's tag need, or its `grants` name."""
     methods = [o.method for o in contract.operations.values() if o.tag == table]
     named = contract.tables[table].grants
-    every = set(named).union(*(_NEEDED.get(method, set()) for method in methods))
+    every = set(named).union(*(_PRIVILEGES_BY_METHOD.get(method, set()) for method in methods))
     return [privilege for privilege in PRIVILEGES if privilege in every]
 
 
-def of(contract: Contract) -> list[Demand]:
+def from_contract(contract: Contract) -> list[ExpectedTable]:
     return [
-        Demand(name, [column.name for column in table.columns], needed(contract, name))
+        ExpectedTable(
+            name, [column.name for column in table.columns], required_privileges(contract, name)
+        )
         for name, table in contract.tables.items()
     ]
 
 
-async def lacking(connection: AsyncConnection[Any], demands: Sequence[Demand]) -> str | None:
+async def missing(connection: AsyncConnection[Any], demands: Sequence[ExpectedTable]) -> str | None:
     """Return what the contract has and the database has not, as a reason not to be ready."""
     if not demands:
         return None
     wanted = json.dumps([asdict(demand) for demand in demands])
-    rows = await (await connection.execute(_LACKING, (wanted,))).fetchall()
-    found = [text for row in rows for text in _said(*row)]
+    rows = await (await connection.execute(_MISSING, (wanted,))).fetchall()
+    found = [text for row in rows for text in _descriptions(*row)]
     if not found:
         return None
-    more = [f"and {len(found) - MOST} more"] if len(found) > MOST else []
-    return f"the database lacks {', '.join(found[:MOST] + more)}: see make migration"
+    more = [f"and {len(found) - MAX_NAMED} more"] if len(found) > MAX_NAMED else []
+    return f"the database lacks {', '.join(found[:MAX_NAMED] + more)}: see make migration"
 
 
-def _said(name: str, absent: bool, columns: list[str], privileges: list[str]) -> list[str]:
+def _descriptions(name: str, absent: bool, columns: list[str], privileges: list[str]) -> list[str]:
     if absent:
         return [f"the contract's table {name}"]
     return [f"the column {name}.{c}" for c in columns] + [f"{p} on {name}" for p in privileges]

@@ -12,17 +12,17 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
-from db import security_audit
+from db import revisions, server_versions
 from db.errors import first_line
 
 # Any number that is ours alone: "covenant" in ASCII, cut to 63 bits.
 LOCK = int.from_bytes(b"covenant", "big") >> 1
 # Whoever reads a table waits behind a migration that waits for it: seldom longer than this.
 LOCK_TIMEOUT_MS = 300
-ATTEMPTS = 10
-PAUSE = 1.0
-POLL = 0.1
-PATIENCE = 120
+MAX_ATTEMPTS = 10
+RETRY_SECONDS = 1.0
+LOCK_POLL_SECONDS = 0.1
+CONNECT_PATIENCE = 120
 
 
 class MigrationError(Exception):
@@ -30,7 +30,7 @@ class MigrationError(Exception):
 
 
 def upgrade(
-    url: str, revision: str = "head", folder: Path = security_audit.MIGRATIONS
+    url: str, revision: str = "head", folder: Path = revisions.MIGRATIONS
 ) -> tuple[str | None, str]:
     """Upgrade to `revision` and return the revisions before and after. Raises `MigrationError`.
 
@@ -38,24 +38,24 @@ def upgrade(
     """
     with _connected(url) as connection:
         before = _revision(connection)
-        if before is None or before < security_audit.newest(folder) or revision != "head":
-            _patiently(command.upgrade, connection, revision, folder)
+        if before is None or before < revisions.newest(folder) or revision != "head":
+            _with_retries(command.upgrade, connection, revision, folder)
         return before, _revision(connection) or ""
 
 
-def downgrade(url: str, revision: str, folder: Path = security_audit.MIGRATIONS) -> None:
+def downgrade(url: str, revision: str, folder: Path = revisions.MIGRATIONS) -> None:
     """Downgrade to `revision`, `base` for none. Raises `MigrationError`."""
     with _connected(url) as connection:
-        _patiently(command.downgrade, connection, revision, folder)
+        _with_retries(command.downgrade, connection, revision, folder)
 
 
-def _patiently(
+def _with_retries(
     change: Callable[[Config, str], None], connection: Connection, revision: str, folder: Path
 ) -> None:
     """Try again after a lock timeout: each revision is a transaction, or may be run again."""
-    for attempt in range(ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         if attempt:
-            time.sleep(PAUSE)
+            time.sleep(RETRY_SECONDS)
         try:
             return change(_config(connection, folder), revision)
         except OperationalError as error:
@@ -63,7 +63,7 @@ def _patiently(
                 raise
             connection.rollback()
     raise MigrationError(
-        f"a lock was not to be had in {ATTEMPTS} attempts of {LOCK_TIMEOUT_MS} ms:"
+        f"a lock was not to be had in {MAX_ATTEMPTS} attempts of {LOCK_TIMEOUT_MS} ms:"
         " another session holds the table"
     )
 
@@ -98,18 +98,18 @@ def _connected(url: str) -> Iterator[Connection]:
 
 def _refuse_too_old(connection: Connection) -> None:
     version = int(connection.execute(text("show server_version_num")).scalar_one())
-    if version < security_audit.MINIMUM:
+    if version < server_versions.MINIMUM:
         raise MigrationError(f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed")
 
 
 def _lock(connection: Connection) -> None:
     """Poll: a session that waits for the lock would hold a snapshot, and a concurrent index
     build, which waits for all snapshots, would never end."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + CONNECT_PATIENCE
     while not connection.execute(text(f"select pg_try_advisory_lock({LOCK})")).scalar_one():
         if time.monotonic() > deadline:
-            raise MigrationError(f"another migration is running for more than {PATIENCE} s")
-        time.sleep(POLL)
+            raise MigrationError(f"another migration is running for more than {CONNECT_PATIENCE} s")
+        time.sleep(LOCK_POLL_SECONDS)
 
 
 def _revision(connection: Connection) -> str | None:
@@ -123,6 +123,14 @@ def _revision(connection: Connection) -> str | None:
 
 def _config(connection: Connection, folder: Path) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(folder))
+    config.set_main_option("script_location", _escaped(folder))
+    config.set_main_option("path_separator", "newline")
+    locations = "\n".join(map(_escaped, revisions.locations(folder)))
+    config.set_main_option("version_locations", locations)
     config.attributes["connection"] = connection
     return config
+
+
+def _escaped(folder: Path) -> str:
+    """Alembic's options are those of configparser, which interpolates `%`."""
+    return str(folder).replace("%", "%%")

@@ -5,18 +5,14 @@ Pure SQL and file names, so that serving needs neither SQLAlchemy nor Alembic.
 
 import re
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import psycopg
 
-MIGRATIONS = Path(__file__).parent / "migrations"
-MINIMUM = 150_000
-# Below these a client may read rows that a policy hides (CVE-2026-120154).
-FLOORS = {15: 150_020, 16: 160_016, 17: 170_012, 18: 180_007}
+from db import revisions, server_versions
+
 # They hold no tenant's data; the service may insert into one and read the other.
-OPEN_TABLES = ("used_org_ids", "alembic_version")
+NON_TENANT_TABLES = ("used_org_ids", "alembic_version")
 
 # As the server prints them, without the alias that it adds.
 _TENANT = "( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid)"
@@ -66,7 +62,7 @@ select polrelid, polcmd::text, polroles = '{0}', pg_get_expr(polqual, polrelid),
 from pg_policy where polpermissive"""
 
 # An owner's rights, not the reader's, decide what these show.
-_AROUND = """
+_BYPASS_OBJECTS = """
 select c.relname
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind in ('v', 'm', 'f') and n.nspname !~ '^(pg_|information_schema$)'
@@ -84,49 +80,29 @@ where f.prosecdef and n.nspname !~ '^(pg_|information_schema$)'
         where d.classid = 'pg_proc'::regclass and d.objid = f.oid and d.deptype = 'e')"""
 
 
-_REVISION = "select version_num from public.alembic_version"
-
-
 @dataclass(frozen=True)
-class Finding:
+class AuditResult:
     """What was found at the first connection."""
 
     refusal: str | None
     warning: str | None
 
 
-@cache
-def head() -> str:
-    """Return the newest revision that this release knows."""
-    return newest(MIGRATIONS)
-
-
-def newest(folder: Path) -> str:
-    """Return the newest revision in `folder`/versions: the greatest of NNNN_name.py."""
-    files = (folder / "versions").iterdir()
-    return max(m[1] for f in files if (m := re.fullmatch(r"(\d{4})_\w+\.py", f.name)))
-
-
-def floor_warning(version: int) -> str | None:
-    """Return why a server of `version` (server_version_num) is below the security floor."""
-    floor = FLOORS.get(version // 10_000)
-    if floor is None or version >= floor:
-        return None
-    name = f"PostgreSQL {version // 10_000}.{version % 10_000}"
-    return f"{name} is below the security floor {floor // 10_000}.{floor % 10_000}: upgrade it"
-
-
-async def examine(connection: psycopg.AsyncConnection[Any]) -> Finding:
+async def audit(connection: psycopg.AsyncConnection[Any]) -> AuditResult:
     """Say whether the connected role can be trusted with more than one tenant."""
     version = connection.info.server_version
-    if version < MINIMUM:
-        return Finding(f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed", None)
+    if version < server_versions.MINIMUM:
+        return AuditResult(
+            f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed", None
+        )
     # What a later release brought was examined by it; this one must not end before it is replaced.
-    ahead = (await revision(connection) or "") > head()
+    ahead = (await revisions.current(connection) or "") > revisions.head()
     refusal = (
-        await _role(connection) or await _tables(connection, ahead) or await _around(connection)
+        await _role(connection)
+        or await _tables(connection, ahead)
+        or await _bypass_object(connection)
     )
-    return Finding(refusal, None if refusal else floor_warning(version))
+    return AuditResult(refusal, None if refusal else server_versions.floor_warning(version))
 
 
 async def _role(connection: psycopg.AsyncConnection[Any]) -> str | None:
@@ -140,7 +116,7 @@ async def _role(connection: psycopg.AsyncConnection[Any]) -> str | None:
 
 async def _tables(connection: psycopg.AsyncConnection[Any], ahead: bool) -> str | None:
     policies = await (await connection.execute(_POLICIES)).fetchall()
-    tables = await connection.execute(_TABLES, (list(OPEN_TABLES),))
+    tables = await connection.execute(_TABLES, (list(NON_TENANT_TABLES),))
     for oid, table, enabled, forced, not_truncated in await tables.fetchall():
         permitted = [_kind(table, ahead, *policy[1:]) for policy in policies if policy[0] == oid]
         for is_so, what in (
@@ -177,25 +153,6 @@ def _plain(expression: str | None) -> str:
     return re.sub(r"\s+", " ", (expression or "").replace(' AS "nullif"', ""))
 
 
-async def _around(connection: psycopg.AsyncConnection[Any]) -> str | None:
-    row = await (await connection.execute(_AROUND)).fetchone()
+async def _bypass_object(connection: psycopg.AsyncConnection[Any]) -> str | None:
+    row = await (await connection.execute(_BYPASS_OBJECTS)).fetchone()
     return f"{row[0]} shows rows with its owner's rights, not the service's" if row else None
-
-
-async def revision(connection: psycopg.AsyncConnection[Any]) -> str | None:
-    """Return the revision that the database is at, None before the first."""
-    try:
-        row = await (await connection.execute(_REVISION)).fetchone()
-    except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
-        return None
-    return str(row[0]) if row else None
-
-
-def is_current(url: str) -> bool:
-    """Whether a migration would change nothing, asked without Alembic; False also when unknown."""
-    try:
-        with psycopg.connect(url, connect_timeout=5) as connection:
-            row = connection.execute(_REVISION).fetchone()
-            return connection.info.server_version >= MINIMUM and bool(row and row[0] >= head())
-    except psycopg.Error:
-        return False

@@ -13,7 +13,7 @@ import psycopg
 from orjson import Fragment
 
 from db.connections.database import Database
-from db.errors import NotFound, Unavailable, meaning
+from db.errors import NotFound, Unavailable, from_postgres
 
 Row = tuple[bytes | None, ...]
 
@@ -38,7 +38,7 @@ class Transaction:
 
 
 @dataclass(frozen=True)
-class Door:
+class Session:
     """The database as one tenant, one subject, or nobody may see it.
 
     A statement may take `timeout` seconds; None: what the database allows.
@@ -95,32 +95,32 @@ class Door:
         """Return what to raise; an error that is a fault of ours stays what it is, and is a 500."""
         if self.read_only and isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
             return error
-        known = meaning(error)
+        known = from_postgres(error)
         if known is None and self.database.reason:  # such as migrations that are behind
             return Unavailable(self.database.reason)
         return known or error
 
 
-def as_tenant(
+def tenant_session(
     database: Database, org_id: str, *, read_only: bool, timeout: float | None = None
-) -> Door:
+) -> Session:
     """The database as the organization `org_id` sees it."""
-    return Door(database, {"app.org_id": org_id}, read_only, timeout)
+    return Session(database, {"app.org_id": org_id}, read_only, timeout)
 
 
-def as_subject(
+def subject_session(
     database: Database, subject: str, *, read_only: bool, timeout: float | None = None
-) -> Door:
+) -> Session:
     """The database as a member sees it: the organizations that `subject` is a member of."""
-    return Door(database, {"app.subject": subject}, read_only, timeout)
+    return Session(database, {"app.subject": subject}, read_only, timeout)
 
 
-def as_nobody(database: Database, *, timeout: float | None = None) -> Door:
+def anonymous_session(database: Database, *, timeout: float | None = None) -> Session:
     """The database with nothing bound: no row of any tenant."""
-    return Door(database, read_only=False, timeout=timeout)
+    return Session(database, read_only=False, timeout=timeout)
 
 
-def one(rows: list[Row]) -> Fragment:
+def single_row(rows: list[Row]) -> Fragment:
     """Return the JSON of the only row. Raises `NotFound`."""
     if not rows:
         raise NotFound

@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from openapi import contract
-from openapi.contract import Contract, ContractError, Fault, Operation
-from openapi.documents import Place, entries, table
+from openapi.contract import Contract, ContractError, Issue, Operation
+from openapi.documents import NodePath, list_at, mapping_at
 from openapi.yaml_loader import display
 
 # RFC 9110 (11.6.1 and 10.2.3) and RFC 6585 (section 4).
@@ -22,20 +22,20 @@ HEADERS = {
     "429": ["Retry-After", "RateLimit", "RateLimit-Policy"],
     "503": ["Retry-After"],
 }
-KEY = "idempotency-key"
+IDEMPOTENCY_HEADER = "idempotency-key"
 
 
-def lint(checked: Contract) -> list[Fault]:
+def lint(checked: Contract) -> list[Issue]:
     """Return what is wrong, by line."""
-    found: list[tuple[Place, str]] = [*_servers(checked)]
+    found: list[tuple[NodePath, str]] = [*_servers(checked)]
     for operation in checked.operations.values():
-        place: Place = ("paths", operation.path, operation.method)
+        place: NodePath = ("paths", operation.path, operation.method)
         for below, reason in _operation(checked, operation):
             found.append(((*place, *below), reason))
     return sorted(checked.fault(place, reason) for place, reason in found)
 
 
-def _operation(checked: Contract, operation: Operation) -> Iterator[tuple[Place, str]]:
+def _operation(checked: Contract, operation: Operation) -> Iterator[tuple[NodePath, str]]:
     claim = checked.tenant.get("claim")
     ids = re.findall(r"\{([^{}]+)\}", operation.path)
     if claim in ids and not operation.security:
@@ -60,13 +60,13 @@ def _operation(checked: Contract, operation: Operation) -> Iterator[tuple[Place,
         yield from _keys(operation)
 
 
-def _media(place: Place, holder: dict[str, Any], what: str) -> Iterator[tuple[Place, str]]:
+def _media(place: NodePath, holder: dict[str, Any], what: str) -> Iterator[tuple[NodePath, str]]:
     for kind, media in holder.get("content", {}).items():
         if not {"example", "examples"} & media.keys():
             yield (*place, "content", kind), f"{what} has no example"
 
 
-def _lists(operation: Operation) -> Iterator[tuple[Place, str]]:
+def _lists(operation: Operation) -> Iterator[tuple[NodePath, str]]:
     names = {parameter["name"] for parameter in operation.parameters if parameter["in"] == "query"}
     for code, answer in operation.responses.items():
         schema = answer.get("content", {}).get("application/json", {}).get("schema", {})
@@ -76,9 +76,12 @@ def _lists(operation: Operation) -> Iterator[tuple[Place, str]]:
                 yield (), f"answers with a list and has no parameter `{missing}`"
 
 
-def _keys(operation: Operation) -> Iterator[tuple[Place, str]]:
+def _keys(operation: Operation) -> Iterator[tuple[NodePath, str]]:
     """What makes something must be safe to send again."""
-    if not any(p["in"] == "header" and p["name"].lower() == KEY for p in operation.parameters):
+    if not any(
+        p["in"] == "header" and p["name"].lower() == IDEMPOTENCY_HEADER
+        for p in operation.parameters
+    ):
         yield (), "makes something and takes no Idempotency-Key: a retry would make it twice"
         return
     for code in ("409", "422"):
@@ -90,10 +93,10 @@ def _has_header(answer: dict[str, Any], name: str) -> bool:
     return name in {header.lower() for header in answer.get("headers", {})}
 
 
-def _servers(checked: Contract) -> Iterator[tuple[Place, str]]:
-    for n, server in enumerate(entries(checked.document, "servers")):
-        place = urlsplit(str(table(server).get("url", "")))
-        exposed = table(server, "x-environment").get("exposure", "none") != "none"
+def _servers(checked: Contract) -> Iterator[tuple[NodePath, str]]:
+    for n, server in enumerate(list_at(checked.document, "servers")):
+        place = urlsplit(str(mapping_at(server).get("url", "")))
+        exposed = mapping_at(server, "x-environment").get("exposure", "none") != "none"
         local = (place.hostname or "").rsplit(".", 1)[-1] == "localhost"
         if exposed and place.scheme != "https" and not local:
             yield ("servers", n, "url"), "exposed without TLS: tokens could be read on the way"

@@ -7,16 +7,18 @@ from typing import Any
 
 from db import ids
 from db.queries import guests, memberships
-from db.tenancy import Door
+from db.tenancy import Session
 from service.identity import tokens
 from service.identity.keys import KeyRing
-from service.identity.tokens import Terms
+from service.identity.tokens import TokenTerms
 
 NO_STORE = {"Cache-Control": "no-store"}
 Answer = tuple[dict[str, Any], int, dict[str, str]]
 
 
-async def guest(nobody: Door, keys: KeyRing, terms: Terms, clock: Callable[[], float]) -> Answer:
+async def guest(
+    nobody: Session, keys: KeyRing, terms: TokenTerms, clock: Callable[[], float]
+) -> Answer:
     # A database that was restored gives numbers again: random digits keep two guests apart.
     number = f"{await guests.next_number(nobody):04d}{secrets.randbelow(10**12):012d}"
     subject = f"guest-{number}"
@@ -26,13 +28,13 @@ async def guest(nobody: Door, keys: KeyRing, terms: Terms, clock: Callable[[], f
 async def token(
     body: dict[str, str],
     token_info: dict[str, Any],
-    subject: Door,
+    subject: Session,
     keys: KeyRing,
-    terms: Terms,
+    terms: TokenTerms,
     clock: Callable[[], float],
 ) -> Answer:
     org_id = body["org_id"].lower()
-    await memberships.demand(subject, token_info["sub"], org_id)
+    await memberships.require(subject, token_info["sub"], org_id)
     exchanged = _token(keys, terms, clock(), token_info["sub"], org_id, token_info["exp"])
     return exchanged, 200, NO_STORE
 
@@ -48,7 +50,7 @@ async def me(token_info: dict[str, Any]) -> Answer:
 
 def _token(
     keys: KeyRing,
-    terms: Terms,
+    terms: TokenTerms,
     now: float,
     subject: str,
     org_id: str,

@@ -7,11 +7,11 @@ from orjson import Fragment
 from db import ids
 from db.queries import orgs
 from db.sql import pagination
-from db.tenancy import Door
+from db.tenancy import Session
 
 
 async def create(
-    body: dict[str, str], token_info: dict[str, Any], subject: Door
+    body: dict[str, str], token_info: dict[str, Any], subject: Session
 ) -> tuple[Fragment, int, dict[str, str]]:
     name, org_id = token_info["sub"], token_info["org_id"]
     async with subject.transaction(org_id=org_id) as tx:
@@ -25,14 +25,14 @@ async def create(
 
 
 async def list_(
-    token_info: dict[str, Any], subject: Door, limit: int, cursor: str | None = None
+    token_info: dict[str, Any], subject: Session, limit: int, cursor: str | None = None
 ) -> dict[str, Any]:
-    return await orgs.list_(subject, token_info["sub"], pagination.position(cursor), limit)
+    return await orgs.list_(subject, token_info["sub"], pagination.decode_cursor(cursor), limit)
 
 
-async def get(org_id: str, token_info: dict[str, Any], subject: Door) -> Fragment:
+async def get(org_id: str, token_info: dict[str, Any], subject: Session) -> Fragment:
     return await orgs.get(subject, token_info["sub"], org_id)
 
 
-async def delete(org_id: str, subject: Door) -> None:
+async def delete(org_id: str, subject: Session) -> None:
     await orgs.delete(subject, org_id)

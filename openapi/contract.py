@@ -14,13 +14,13 @@ from types import MappingProxyType
 from typing import Any
 
 from openapi import documents, rules, tables
-from openapi.documents import Place, deref, dotted, function_of
+from openapi.documents import NodePath, deref, format_path, function_of
 from openapi.rules import table_operations
 from openapi.rules import tables as table_rules
 from openapi.tables import Table
-from openapi.yaml_loader import ContractError, Fault, display, line_of, parse, read
+from openapi.yaml_loader import ContractError, Issue, display, line_of, parse, read
 
-__all__ = ["Contract", "ContractError", "Fault", "Operation", "deref", "load", "public_document"]
+__all__ = ["Contract", "ContractError", "Issue", "Operation", "deref", "load", "public_document"]
 
 HERE = Path(__file__).resolve().parent
 DEFAULT = HERE / "openapi.yaml"
@@ -64,15 +64,15 @@ class Contract:
     token: Mapping[str, Any]
     tenant: Mapping[str, Any]
     tables: Mapping[str, Table] = field(repr=False)
-    lines: Mapping[Place, int] = field(repr=False, compare=False)
+    lines: Mapping[NodePath, int] = field(repr=False, compare=False)
 
     def line_of(self, *path: str | int) -> int:
         """Return the line of the value at `path`, or of the nearest that holds it."""
         return line_of(self.lines, path)
 
-    def fault(self, place: Place, reason: str) -> Fault:
+    def fault(self, place: NodePath, reason: str) -> Issue:
         """Return what is wrong at `place`, for whoever holds the contract to more than `load`."""
-        return Fault(display(self.file), self.line_of(*place), dotted(place), reason)
+        return Issue(display(self.file), self.line_of(*place), format_path(place), reason)
 
 
 def load(file: Path = DEFAULT, handlers: Path | None = DEFAULT_HANDLERS) -> Contract:
@@ -98,7 +98,9 @@ def load(file: Path = DEFAULT, handlers: Path | None = DEFAULT_HANDLERS) -> Cont
         (line_of(lines, place), place, reason) for place, reason in found if place not in spoiled
     ]
     if flaws:
-        raise ContractError([Fault(name, line, dotted(p), reason) for line, p, reason in flaws])
+        raise ContractError(
+            [Issue(name, line, format_path(p), reason) for line, p, reason in flaws]
+        )
     return _contract(file, hashlib.sha256(source).hexdigest(), document, lines)
 
 
@@ -116,7 +118,7 @@ def public_document(contract: Contract) -> dict[str, Any]:
     return document | {"servers": [{"url": "/"}]}
 
 
-def _contract(file: Path, digest: str, document: Any, lines: Mapping[Place, int]) -> Contract:
+def _contract(file: Path, digest: str, document: Any, lines: Mapping[NodePath, int]) -> Contract:
     operations = {}
     for place, item, node in documents.each_operation(document):
         id, (_, path, method) = node["operationId"], place
@@ -134,9 +136,9 @@ def _contract(file: Path, digest: str, document: Any, lines: Mapping[Place, int]
             body=deref(document, node.get("requestBody")),
             responses=MappingProxyType(deref(document, node["responses"])),
             security=tuple(node.get("security", document.get("security", ()))),
-            extensions=MappingProxyType(documents.in_force(document, item, node)),
+            extensions=MappingProxyType(documents.effective_extensions(document, item, node)),
         )
-    schemes = documents.table(document, "components", "securitySchemes").values()
+    schemes = documents.mapping_at(document, "components", "securitySchemes").values()
     words = {"x-token", "x-tenant"}
     bearer: dict[str, Any] = next((scheme for scheme in schemes if words <= scheme.keys()), {})
     return Contract(
@@ -150,7 +152,7 @@ def _contract(file: Path, digest: str, document: Any, lines: Mapping[Place, int]
         service=MappingProxyType(document["x-service"]),
         token=MappingProxyType(bearer.get("x-token", {})),
         tenant=MappingProxyType(bearer.get("x-tenant", {})),
-        tables=MappingProxyType(tables.of(document)),
+        tables=MappingProxyType(tables.from_document(document)),
         lines=MappingProxyType(lines),
     )
 
@@ -167,11 +169,15 @@ def _handler_faults(
         found = functions_of(tag)
         if handlers is None or (isinstance(found, Set) and function in found):
             return None
-        is_verb = tag in generic and function in map(function_of, tables.VERBS)
+        is_verb = tag in generic and function in map(function_of, tables.METHOD_BY_VERB)
         if is_verb and (isinstance(found, Set) or found == ABSENT):
             return None
         file = f"{handlers.name}/{tag}.py"
-        hint = f"; the verbs of a table are {', '.join(tables.VERBS)}" if tag in generic else ""
+        hint = (
+            f"; the verbs of a table are {', '.join(tables.METHOD_BY_VERB)}"
+            if tag in generic
+            else ""
+        )
         if found == ABSENT:
             return f"{file} {ABSENT}: it should define `{function}`{hint}"
         if isinstance(found, str):

@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
-Place = tuple[str | int, ...]
-Object = tuple[Place, str, dict[str, Any]]  # where it stands, its kind, itself
+NodePath = tuple[str | int, ...]
+SpecObject = tuple[NodePath, str, dict[str, Any]]  # where it stands, its kind, itself
 
 METHODS = ("get", "put", "post", "delete", "options", "head", "patch", "trace")
 INHERITED = ("x-timeout", "x-rate-limit", "x-slo")
-DEEPEST = 200  # levels that a $ref may unfold to
+MAX_REF_DEPTH = 200  # levels that a $ref may unfold to
 
 # What kind of object stands below which key of which kind: `[` a list of it, `{` a map of it by
 # name, `*` any key but x- ones. All other kinds have no objects below them.
-SHAPE = {
+OBJECT_KINDS = {
     kind: dict(child.split("=") for child in children.split())
     for kind, children in {
         "root": "info=info servers=[server paths=paths components=components tags=[tag"
@@ -53,9 +53,9 @@ SHAPE = {
 }
 
 
-def walk(document: dict[str, Any]) -> Iterator[Object]:
+def walk(document: dict[str, Any]) -> Iterator[SpecObject]:
     """Yield every OpenAPI object in document order; a `$ref` is yielded, not followed."""
-    stack: list[tuple[Place, str, Any]] = [((), "root", document)]
+    stack: list[tuple[NodePath, str, Any]] = [((), "root", document)]
     while stack:
         place, kind, node = stack.pop()
         if isinstance(node, dict):
@@ -64,49 +64,51 @@ def walk(document: dict[str, Any]) -> Iterator[Object]:
                 stack.extend(reversed(list(_children(place, kind, node))))
 
 
-def _children(place: Place, kind: str, node: dict[str, Any]) -> Iterator[tuple[Place, str, Any]]:
-    shape = SHAPE.get(kind, {})
+def _children(
+    place: NodePath, kind: str, node: dict[str, Any]
+) -> Iterator[tuple[NodePath, str, Any]]:
+    shape = OBJECT_KINDS.get(kind, {})
     for key, child in node.items():
         below = shape.get(key) or ("" if key.startswith("x-") else shape.get("*", ""))
         if below.startswith("["):
-            yield from (((*place, key, i), below[1:], v) for i, v in enumerate(entries(node, key)))
+            yield from (((*place, key, i), below[1:], v) for i, v in enumerate(list_at(node, key)))
         elif below.startswith("{"):
-            yield from (((*place, key, k), below[1:], v) for k, v in table(child).items())
+            yield from (((*place, key, k), below[1:], v) for k, v in mapping_at(child).items())
         elif below:
             yield (*place, key), below, child
 
 
-def table(node: Any, *keys: str) -> dict[str, Any]:
+def mapping_at(node: Any, *keys: str) -> dict[str, Any]:
     """Return the mapping below `keys`, or an empty one where there is none."""
     for key in keys:
         node = node.get(key) if isinstance(node, dict) else None
     return node if isinstance(node, dict) else {}
 
 
-def entries(node: Any, key: str) -> list[Any]:
+def list_at(node: Any, key: str) -> list[Any]:
     """Return the list at `key`, or an empty one where there is none."""
     found = node.get(key) if isinstance(node, dict) else None
     return found if isinstance(found, list) else []
 
 
-def at(document: Any, place: Place) -> Any:
+def node_at(document: Any, place: NodePath) -> Any:
     """Return what stands at `place`. Raises `LookupError`."""
     for key in place:
         document = document[key]
     return document
 
 
-def dotted(place: Place) -> str:
+def format_path(place: NodePath) -> str:
     """Return a place as faults name it: `paths./orgs.get`."""
     return ".".join(map(str, place)) or "document"
 
 
-def locate(document: Any, ref: str) -> tuple[Place, Any]:
+def locate(document: Any, ref: str) -> tuple[NodePath, Any]:
     """Return the place that `ref` (`#/…`, RFC 6901) names, and what stands there.
 
     Raises `LookupError`.
     """
-    place: Place = ()
+    place: NodePath = ()
     for part in ref.removeprefix("#/").split("/"):
         key: str | int = unquote(part).replace("~1", "/").replace("~0", "~")
         if isinstance(document, list):
@@ -119,9 +121,9 @@ def locate(document: Any, ref: str) -> tuple[Place, Any]:
 
 def resolve(document: Any, node: Any) -> dict[str, Any]:
     """Follow `$ref`s from `node` to an object; an empty one where they lead nowhere."""
-    for _ in range(DEEPEST):
-        if not isinstance(table(node).get("$ref"), str):
-            return table(node)
+    for _ in range(MAX_REF_DEPTH):
+        if not isinstance(mapping_at(node).get("$ref"), str):
+            return mapping_at(node)
         try:
             node = locate(document, node["$ref"])[1]
         except LookupError:
@@ -146,24 +148,24 @@ def deref(document: Any, node: Any, trail: frozenset[str] = frozenset()) -> Any:
     return deref(document, locate(document, ref)[1], trail | {ref})
 
 
-def each_operation(document: Any) -> Iterator[tuple[Place, dict[str, Any], dict[str, Any]]]:
+def each_operation(document: Any) -> Iterator[tuple[NodePath, dict[str, Any], dict[str, Any]]]:
     """Yield place, path item and operation, in document order."""
-    for path, item in table(document, "paths").items():
-        for method in table(item) if path.startswith("/") else ():
+    for path, item in mapping_at(document, "paths").items():
+        for method in mapping_at(item) if path.startswith("/") else ():
             if method in METHODS and isinstance(item[method], dict):
                 yield ("paths", path, method), item, item[method]
 
 
-def parameters_of(document: Any, place: Place) -> dict[tuple[str, str], tuple[Place, Any]]:
+def parameters_of(document: Any, place: NodePath) -> dict[tuple[str, str], tuple[NodePath, Any]]:
     """Return place and object of each parameter of the operation at `place`, by (name, in).
 
     The operation's own replace its path's (OpenAPI 3.0.3, Operation Object).
     """
     _, path, method = place
-    item = table(document, "paths", str(path))
-    found: dict[tuple[str, str], tuple[Place, Any]] = {}
+    item = mapping_at(document, "paths", str(path))
+    found: dict[tuple[str, str], tuple[NodePath, Any]] = {}
     for owner, node in ((place[:-1], item), (place, item[str(method)])):
-        for i, entry in enumerate(entries(node, "parameters")):
+        for i, entry in enumerate(list_at(node, "parameters")):
             parameter = resolve(document, entry)
             name, location = parameter.get("name"), parameter.get("in")
             if isinstance(name, str) and isinstance(location, str):
@@ -171,7 +173,7 @@ def parameters_of(document: Any, place: Place) -> dict[tuple[str, str], tuple[Pl
     return found
 
 
-def in_force(document: Any, item: Any, operation: Any) -> dict[str, Any]:
+def effective_extensions(document: Any, item: Any, operation: Any) -> dict[str, Any]:
     """Return the x- keys of an operation: those it inherits from root and path, and its own.
 
     A probe inherits no rate limit: the cluster would restart what it has asked too often.

@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from openapi.documents import Place, deref, entries, table
+from openapi.documents import NodePath, deref, list_at, mapping_at
 
 # What the generic handler serves, by the method that the verb needs.
-VERBS = {
+METHOD_BY_VERB = {
     "create": "post",
     "list": "get",
     "get": "get",
@@ -23,7 +23,7 @@ SERVICE_COLUMNS = {
     "updated_at": "date-time",
 }
 # Written by hand, and what they hold is not a contract's to say.
-OWN_TABLES = (
+PLATFORM_TABLES = (
     "alembic_version",
     "idempotency_keys",
     "memberships",
@@ -75,7 +75,7 @@ class Table:
         return next((column for column in self.columns if column.name == name), None)
 
 
-def of(document: Any) -> dict[str, Table]:
+def from_document(document: Any) -> dict[str, Table]:
     """Return the tables by name, in the order of the contract; it must have no fault."""
     found = {}
     for place, schema in schemas(document):
@@ -102,16 +102,16 @@ def names(document: Any) -> set[str]:
     return {name for name in found if isinstance(name, str)}
 
 
-def schemas(document: Any) -> Iterator[tuple[Place, dict[str, Any]]]:
+def schemas(document: Any) -> Iterator[tuple[NodePath, dict[str, Any]]]:
     """Yield place and schema of each table, of a document with faults too."""
-    for name, schema in table(document, "components", "schemas").items():
-        if isinstance(table(schema).get("x-table"), dict):
+    for name, schema in mapping_at(document, "components", "schemas").items():
+        if isinstance(mapping_at(schema).get("x-table"), dict):
             yield ("components", "schemas", name), schema
 
 
 def _columns(document: Any, schema: Any) -> Iterator[Column]:
-    required = entries(schema, "required")
-    for name, node in table(schema, "properties").items():
+    required = list_at(schema, "required")
+    for name, node in mapping_at(schema, "properties").items():
         resolved = deref(document, node)
         yield Column(
             name=name,

@@ -9,11 +9,11 @@ from typing import Any
 
 import yaml
 
-from openapi.documents import Place, dotted
+from openapi.documents import NodePath, format_path
 
-Flaw = tuple[int, Place, str]  # line, place and reason of what YAML has and JSON has not
-MOST_BYTES = 4 * 2**20
-MOST_LEVELS = 64
+YamlIssue = tuple[int, NodePath, str]  # line, place and reason of what YAML has and JSON has not
+MAX_BYTES = 4 * 2**20
+MAX_LEVELS = 64
 
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
@@ -28,7 +28,7 @@ _WORDS = {"null": None, "true": True, "false": False, "": None}
 
 
 @dataclass(frozen=True, order=True)
-class Fault:
+class Issue:
     """One reason to refuse a contract; `where` is dotted, as in `paths./orgs.get`."""
 
     file: str
@@ -44,7 +44,7 @@ class Fault:
 class ContractError(Exception):
     """A contract that is refused: all its faults, by line."""
 
-    def __init__(self, faults: Iterable[Fault]) -> None:
+    def __init__(self, faults: Iterable[Issue]) -> None:
         self.faults = tuple(sorted(set(faults)))
         super().__init__("\n".join(map(str, self.faults)))
 
@@ -53,12 +53,12 @@ def read(file: Path, name: str) -> bytes:
     """Return the bytes of `file`. Raises `ContractError` under `name`."""
     try:
         with file.open("rb") as stream:
-            source = stream.read(MOST_BYTES + 1)
+            source = stream.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise ContractError([Fault(name, 1, "document", f"cannot be read: {reason}")]) from error
-    if len(source) > MOST_BYTES:
-        raise ContractError([Fault(name, 1, "document", "is over 4 MiB")])
+        raise ContractError([Issue(name, 1, "document", f"cannot be read: {reason}")]) from error
+    if len(source) > MAX_BYTES:
+        raise ContractError([Issue(name, 1, "document", "is over 4 MiB")])
     return source
 
 
@@ -66,16 +66,16 @@ class _Unreadable(Exception):
     """What stops the reading of a YAML document: line, place, reason."""
 
 
-def parse(source: bytes, name: str) -> tuple[dict[str, Any], dict[Place, int], list[Flaw]]:
+def parse(source: bytes, name: str) -> tuple[dict[str, Any], dict[NodePath, int], list[YamlIssue]]:
     """Return the document, the line of each place, and what JSON does not have.
 
     Raises `ContractError` for what stops the reading.
     From events, and not by PyYAML's composer: that recurses in C without a limit, and resolves
     `no`, `1:30` and dates as YAML 1.1 does.
     """
-    lines: dict[Place, int] = {(): 1}
-    flaws: list[Flaw] = []
-    place: Place = ()
+    lines: dict[NodePath, int] = {(): 1}
+    flaws: list[YamlIssue] = []
+    place: NodePath = ()
     try:
         text = source.decode()
         events = yaml.parse(text, Loader=yaml.CSafeLoader)
@@ -102,16 +102,20 @@ def parse(source: bytes, name: str) -> tuple[dict[str, Any], dict[Place, int], l
         reason += "".join(hint for words, hint in _HINTS.items() if words in reason)
     except _Unreadable as error:
         line, place, reason = error.args
-    raise ContractError([Fault(name, line, dotted(place), reason)])
+    raise ContractError([Issue(name, line, format_path(place), reason)])
 
 
 def _value(
-    event: Any, place: Place, events: Iterator[Any], lines: dict[Place, int], flaws: list[Flaw]
+    event: Any,
+    place: NodePath,
+    events: Iterator[Any],
+    lines: dict[NodePath, int],
+    flaws: list[YamlIssue],
 ) -> Any:
     line = event.start_mark.line + 1
     lines.setdefault(place, line)
-    if len(place) > MOST_LEVELS:
-        raise _Unreadable(line, place[:8], f"is nested deeper than {MOST_LEVELS} levels")
+    if len(place) > MAX_LEVELS:
+        raise _Unreadable(line, place[:8], f"is nested deeper than {MAX_LEVELS} levels")
     if event.anchor is not None:
         flaws.append((line, place, "anchors and aliases are not read: write a $ref"))
     if isinstance(event, yaml.AliasEvent):
@@ -144,7 +148,7 @@ def _value(
     return mapping
 
 
-def _scalar(event: Any, place: Place, flaws: list[Flaw]) -> Any:
+def _scalar(event: Any, place: NodePath, flaws: list[YamlIssue]) -> Any:
     """Return what a scalar is in JSON: a plain `no`, `0o17` or date is a string."""
     text: str = event.value
     if event.style:
@@ -164,7 +168,7 @@ def _scalar(event: Any, place: Place, flaws: list[Flaw]) -> Any:
     return text
 
 
-def line_of(lines: Mapping[Place, int], place: Place) -> int:
+def line_of(lines: Mapping[NodePath, int], place: NodePath) -> int:
     """Return the line of `place`, or of the nearest that holds it."""
     while place not in lines:
         place = place[:-1]

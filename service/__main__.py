@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-from service.exits import stop
+from service.exits import exit_with
 
 COMMANDS = {
     "serve": "service.serve",
@@ -14,10 +14,10 @@ COMMANDS = {
 if __name__ == "__main__":
     command = sys.argv[1] if len(sys.argv) == 2 else ""
     if command not in COMMANDS:
-        stop(f"usage: python -m service {' | '.join(COMMANDS)}", 2)
+        exit_with(f"usage: python -m service {' | '.join(COMMANDS)}", 2)
     try:
         if command in ("serve", "check"):
             importlib.import_module("service.startup").accepted()
         getattr(importlib.import_module(COMMANDS[command]), command)()
     except KeyboardInterrupt:
-        stop("interrupted", 130)
+        exit_with("interrupted", 130)

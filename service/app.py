@@ -21,19 +21,19 @@ from db.connections.database import Database
 from openapi.contract import Contract, public_document
 from openapi.contract import Operation as Declared
 from service.http import admin
-from service.http.docs import Docs
-from service.http.request_middleware import Guard
+from service.http.docs import DocsMiddleware
+from service.http.request_middleware import RequestMiddleware
 from service.http.router import Router
-from service.identity.connexion_security import BearerHandler, Secured
+from service.identity.connexion_security import AuthenticationMiddleware, BearerHandler
 from service.identity.keys import KeyRing, KeysError
-from service.identity.tokens import Terms, Verifier
-from service.limits.rate_counters import Shared
-from service.limits.rate_limits import Limits
+from service.identity.tokens import TokenTerms, TokenVerifier
+from service.limits.rate_counters import RedisCounters
+from service.limits.rate_limits import RateLimits
 from service.operations import bodies, crud, validation
-from service.operations.operation import HandlerError, Operation, Operations, Services
+from service.operations.operation import HandlerError, Operation, OperationMiddleware, Services
 from service.settings import Settings
 from service.status import Status
-from service.telemetry.exposition import Exposition, render
+from service.telemetry.exposition import MetricsCollector, renderer
 from service.telemetry.metrics import Metrics
 
 RELOAD_KEYS = 1.0
@@ -62,20 +62,20 @@ def create_app(
     metrics = Metrics(contract.operations)
     keys = KeyRing(settings.keys_dir, clock)
     lifetime = min(settings.token_ttl or contract.token["lifetime"], contract.token["lifetime"])
-    terms = Terms(contract.token["issuer"], contract.token["audience"], lifetime)
+    terms = TokenTerms(contract.token["issuer"], contract.token["audience"], lifetime)
     traces = _traces(settings, contract)
     database = (traces.database if traces else Database)(
-        dsn.in_file(file) if (file := settings.database_url_file) else settings.database_url,
+        dsn.from_file(file) if (file := settings.database_url_file) else settings.database_url,
         refuse=status.refuse,
-        demanded=expected_tables.of(contract),
+        demanded=expected_tables.from_contract(contract),
         connections=settings.database_connections,
     )
-    shared = Shared(settings.redis_url) if settings.redis_url else None
+    shared = RedisCounters(settings.redis_url) if settings.redis_url else None
     services = Services(
         database=database,
         contract=contract,
-        limits=Limits(contract.name, shared, settings.guest_limit, on=settings.rate_limits),
-        room=bodies.Room(),
+        limits=RateLimits(contract.name, shared, settings.guest_limit, on=settings.rate_limits),
+        room=bodies.BodyBudget(),
         validate_responses=settings.validate_responses,
         lent={
             "clock": clock,
@@ -93,24 +93,24 @@ def create_app(
         middlewares=[
             LifespanMiddleware,
             partial(
-                Guard,
+                RequestMiddleware,
                 status=status,
                 trusted_proxies=settings.trusted_proxies,
                 cors_origins=settings.cors_origins,
                 metrics=metrics,
             ),
-            partial(Docs, contract=contract, swagger_ui=settings.swagger_ui),
+            partial(DocsMiddleware, contract=contract, swagger_ui=settings.swagger_ui),
             Router,
             *([traces.middleware] if traces else []),
-            Secured,
-            partial(Operations, operations=operations),
+            AuthenticationMiddleware,
+            partial(OperationMiddleware, operations=operations),
         ],
-        security_map={"bearer": partial(BearerHandler, Verifier(keys, terms, clock))},
+        security_map={"bearer": partial(BearerHandler, TokenVerifier(keys, terms, clock))},
         resolver=Resolver(operations.__getitem__),
     )
     app.add_api(public_document(contract), base_path="")
-    told = Exposition(metrics, contract, database, keys, status, shared)
-    return Parts(app, admin.app(render(told)), status, metrics)
+    told = MetricsCollector(metrics, contract, database, keys, status, shared)
+    return Parts(app, admin.create_admin_app(renderer(told)), status, metrics)
 
 
 def _traces(settings: Settings, contract: Contract) -> Any:
@@ -123,7 +123,7 @@ def _traces(settings: Settings, contract: Contract) -> Any:
 
 def _operation(declared: Declared, contract: Contract, services: Services) -> Operation:
     """The user's own handler comes first, and may call the generic one."""
-    generic = crud.handler(declared, contract.tables, _stored)
+    generic = crud.generic_handler(declared, contract.tables, _stored)
     if generic:
         services = replace(services, lent={**services.lent, "generic": generic})
     return Operation(_handler(declared, generic), declared, services)
@@ -145,14 +145,14 @@ def _handler(operation: Declared, generic: Callable[..., Any] | None) -> Callabl
     return handler
 
 
-def _stored(schema: Mapping[str, Any]) -> validation.Check:
+def _stored(schema: Mapping[str, Any]) -> validation.Validate:
     """Return what finds the faults of a value that is to be stored."""
-    return validation.checker(dict(schema), "body", sent=False)
+    return validation.compile_schema(dict(schema), "body", sent=False)
 
 
 @asynccontextmanager
 async def _lifespan(
-    _: Any, database: Database, keys: KeyRing, shared: Shared | None, traces: Any
+    _: Any, database: Database, keys: KeyRing, shared: RedisCounters | None, traces: Any
 ) -> AsyncIterator[None]:
     await database.open()
     if shared:

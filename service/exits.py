@@ -4,7 +4,7 @@ import sys
 from typing import NoReturn
 
 
-def stop(reason: str, code: int = 1) -> NoReturn:
+def exit_with(reason: str, code: int = 1) -> NoReturn:
     """Say why, on standard error, and exit."""
     print(reason, file=sys.stderr)
     raise SystemExit(code)

@@ -24,14 +24,14 @@ from pydantic import (
 from service.limits.rate_counters import Rate
 
 Network = IPv4Network | IPv6Network
-CLOSE = 0.85
+SIMILARITY = 0.85
 
 
 class SettingsError(Exception):
     """Every setting that is missing or malformed, a line each, by name."""
 
 
-def _listed(value: Any) -> Any:
+def _split(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
@@ -120,10 +120,10 @@ class Settings(BaseModel):
     rate_limits: bool = True
     redis_url: Annotated[str | None, AfterValidator(_redis_url), Field(repr=False)] = None
     trusted_proxies: Annotated[
-        tuple[Any, ...], BeforeValidator(_listed), AfterValidator(_networks)
+        tuple[Any, ...], BeforeValidator(_split), AfterValidator(_networks)
     ] = ()
     cors_origins: Annotated[
-        tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_listed)
+        tuple[Annotated[str, AfterValidator(_origin)], ...], BeforeValidator(_split)
     ] = ()
     drain_seconds: Annotated[float, Number, Field(ge=0, le=300)] = 5
     swagger_ui: bool = True
@@ -140,22 +140,24 @@ class Settings(BaseModel):
 
 
 # Read by other commands than `serve`, so that no near miss is seen in them.
-OTHERS = (
+OTHER_SETTINGS = (
     "MIGRATION_DATABASE_URL",
     "TEST_DATABASE_URL",
     *(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT" for signal in ("TRACES", "METRICS", "LOGS")),
 )
 
 
-def read(environment: Mapping[str, str] = os.environ) -> Settings:
+def load(environment: Mapping[str, str] = os.environ) -> Settings:
     """Return the settings of the environment. Raises `SettingsError`."""
     names = {name.upper(): name for name in Settings.model_fields}
     given = {names[key]: value for key, value in environment.items() if key in names and value}
-    faults = [*_near_misses(environment, [*names, *OTHERS]), *_url_of_file(given)]
+    faults = [*_near_misses(environment, [*names, *OTHER_SETTINGS]), *_url_of_file(given)]
     try:
         settings = Settings.model_validate(given)
     except ValidationError as error:
-        faults += [_line(fault) for fault in error.errors(include_input=False, include_url=False)]
+        faults += [
+            _message(fault) for fault in error.errors(include_input=False, include_url=False)
+        ]
     if "database_url_file" in given:
         faults = [re.sub("^DATABASE_URL:", "DATABASE_URL_FILE:", fault) for fault in faults]
     if faults:
@@ -185,11 +187,11 @@ def _near_misses(environment: Mapping[str, str], names: list[str]) -> list[str]:
         for key in environment
         if len(key) > 6
         and key not in names
-        and (near := difflib.get_close_matches(key.upper(), names, 1, CLOSE))
+        and (near := difflib.get_close_matches(key.upper(), names, 1, SIMILARITY))
     ]
 
 
-def _line(fault: Any) -> str:
+def _message(fault: Any) -> str:
     name = str(fault["loc"][0]).upper()
     if fault["type"] == "missing":
         return f"{name}: missing"

@@ -6,18 +6,18 @@ from functools import cache
 from openapi import contract
 from openapi.contract import Contract, ContractError
 from service import settings
-from service.exits import stop
+from service.exits import exit_with
 from service.settings import Settings, SettingsError
 
 
 @cache
-def accepted() -> tuple[Settings, Contract]:
+def load_and_validate() -> tuple[Settings, Contract]:
     """Return the settings and the contract; exit 1 with every reason when one is refused."""
     if "MIGRATION_DATABASE_URL" in os.environ:
-        stop("MIGRATION_DATABASE_URL: the owner's password is not for the serving process")
+        exit_with("MIGRATION_DATABASE_URL: the owner's password is not for the serving process")
     refused = []
     try:
-        environment = settings.read()
+        environment = settings.load()
     except SettingsError as error:
         refused.append(str(error))
     try:
@@ -25,5 +25,5 @@ def accepted() -> tuple[Settings, Contract]:
     except ContractError as error:
         refused.append(str(error))
     if refused:
-        stop("\n".join(refused))
+        exit_with("\n".join(refused))
     return environment, declared

@@ -13,14 +13,20 @@ import psycopg
 from psycopg import AsyncConnection, AsyncRawCursor
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
-from db.connections.fair_queue import Full, Places
-from db.connections.monitor import ANSWER, AWAY, CONNECT, Watch, in_time
-from db.connections.multiplexer import Busy, Multiplexer, Stats
-from db.connections.pipeline import Away
-from db.errors import Unavailable, is_lost
-from db.expected_tables import Demand
+from db.connections.fair_queue import FairSemaphore, SemaphoreFull
+from db.connections.monitor import (
+    ANSWER_TIMEOUT_SECONDS,
+    AWAY,
+    CONNECT_TIMEOUT_SECONDS,
+    Monitor,
+    deadline,
+)
+from db.connections.multiplexer import ConnectionStats, Multiplexer, QueueFull
+from db.connections.pipeline import ConnectionUnavailable
+from db.errors import Unavailable, is_connection_lost
+from db.expected_tables import ExpectedTable
 
-SLICE = 0.1
+POOL_POLL_SECONDS = 0.1
 
 
 class Database:
@@ -35,7 +41,7 @@ class Database:
         url: str | Callable[[], str],
         *,
         refuse: Callable[[str], None],
-        demanded: Sequence[Demand] = (),
+        demanded: Sequence[ExpectedTable] = (),
         connections: int = 4,
         waiting: int = 64,
         timeout: float = 2.5,
@@ -46,10 +52,10 @@ class Database:
         self._timeout = timeout
         self._connections = connections
         self._statement_timeout = statement_timeout
-        self._watch = Watch(self._url, demanded, refuse=refuse, trusted=self._share)
+        self._watch = Monitor(self._url, demanded, refuse=refuse, trusted=self._share)
         self._watcher: asyncio.Task[None] | None = None
         self._shared: dict[str, Multiplexer] = {}  # of "reads" and of "writes"
-        self._places = Places(connections, waiting)
+        self._places = FairSemaphore(connections, waiting)
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
             self._url,
             open=False,
@@ -58,13 +64,13 @@ class Database:
             timeout=timeout,
             max_idle=300,
             # Its pauses between attempts grow: it gives up at once, and `_taken` asks again.
-            reconnect_timeout=SLICE / 2,
-            check=_check,
+            reconnect_timeout=POOL_POLL_SECONDS / 2,
+            check=_check_connection,
             # A pooler in transaction mode does not keep prepared statements.
             kwargs={
                 "prepare_threshold": None,
                 "cursor_factory": cursor_factory,
-                "connect_timeout": CONNECT,
+                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
             },
         )
 
@@ -74,14 +80,18 @@ class Database:
         return self._watch.reason
 
     @property
-    def stats(self) -> dict[str, Stats]:
+    def stats(self) -> dict[str, ConnectionStats]:
         """The connections by kind; those for transactions are in use rather than in flight."""
         pool = self._pool.get_stats()
         size = pool["pool_size"]
         return {
-            kind: self._shared[kind].stats if self._shared else Stats(0, 0, 0)
+            kind: self._shared[kind].stats if self._shared else ConnectionStats(0, 0, 0)
             for kind in ("reads", "writes")
-        } | {"transactions": Stats(size, size - pool["pool_available"], self._places.waiting)}
+        } | {
+            "transactions": ConnectionStats(
+                size, size - pool["pool_available"], self._places.waiting
+            )
+        }
 
     async def open(self) -> None:
         """Start to connect and return at once, also when the database is away."""
@@ -121,9 +131,9 @@ class Database:
             return await multiplexer.fetch(
                 tuple(settings.items()), sql, parameters, statement_timeout=statement_timeout
             )
-        except Busy as error:
+        except QueueFull as error:
             raise Unavailable(type(error).__name__) from None
-        except Away as error:
+        except ConnectionUnavailable as error:
             waited = asyncio.get_running_loop().time() - began
             if waited >= self._timeout:
                 self._watch.waited_in_vain()
@@ -151,15 +161,15 @@ class Database:
         ends = asyncio.get_running_loop().time() + patience
         try:
             async with self._places.place(share, patience), self._taken(ends, whole) as connection:
-                with in_time(connection, self._timeout + limit):
+                with deadline(connection, self._timeout + limit):
                     await connection.set_read_only(read_only)
                     async with connection.transaction():
                         yield connection
                         committing = not read_only
-        except Full as error:
+        except SemaphoreFull as error:
             raise Unavailable(type(error).__name__) from None
         except psycopg.Error as error:
-            if committing and is_lost(error):
+            if committing and is_connection_lost(error):
                 name = type(error).__name__
                 raise Unavailable(name, maybe_done=True, lost=True) from error
             raise
@@ -170,8 +180,10 @@ class Database:
         try:
             while connection is None:
                 left = ends - loop.time()
-                with suppress(PoolTimeout) if left > SLICE else nullcontext():
-                    connection = await self._pool.getconn(min(max(left, SLICE / 2), SLICE))
+                with suppress(PoolTimeout) if left > POOL_POLL_SECONDS else nullcontext():
+                    connection = await self._pool.getconn(
+                        min(max(left, POOL_POLL_SECONDS / 2), POOL_POLL_SECONDS)
+                    )
         except (PoolTimeout, PoolClosed) as error:
             if whole and isinstance(error, PoolTimeout):
                 self._watch.waited_in_vain()
@@ -209,11 +221,11 @@ class Database:
         }
         for multiplexer in self._shared.values():
             await multiplexer.open()
-        async with asyncio.timeout(ANSWER):
+        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
             while not all(one.connected for one in self._shared.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 
 
-async def _check(connection: AsyncConnection[Any]) -> None:
-    with in_time(connection, ANSWER):
+async def _check_connection(connection: AsyncConnection[Any]) -> None:
+    with deadline(connection, ANSWER_TIMEOUT_SECONDS):
         await AsyncConnectionPool.check_connection(connection)

@@ -7,7 +7,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 
-def in_file(file: Path) -> Callable[[], str]:
+def from_file(file: Path) -> Callable[[], str]:
     """Return what reads the URL in `file`: a new password or address there needs no restart.
 
     It raises `psycopg.OperationalError`, which tells nothing of what the file holds.

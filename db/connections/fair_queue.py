@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Shares(Generic[T]):
+class FairQueue(Generic[T]):
     """The lines of those who wait; a share has one while somebody of it waits."""
 
     def __init__(self) -> None:
@@ -63,11 +63,11 @@ class Shares(Generic[T]):
                 del self.lines[share]
 
 
-class Full(Exception):
+class SemaphoreFull(Exception):
     """Too many wait already, or the wait was too long."""
 
 
-class Places:
+class FairSemaphore:
     """So many places to be taken at once, and one more for a share that has none.
 
     Up to `most` wait for one.
@@ -76,7 +76,7 @@ class Places:
     def __init__(self, places: int, most: int) -> None:
         self._places, self._most = places, most
         self._taken: list[str] = []
-        self._waiting: Shares[tuple[str, asyncio.Future[None]]] = Shares()
+        self._waiting: FairQueue[tuple[str, asyncio.Future[None]]] = FairQueue()
 
     @property
     def waiting(self) -> int:
@@ -99,7 +99,7 @@ class Places:
         waits = share, turn
         left = self._waiting.add(share, waits, self._most)
         if left and not left[1].done():
-            left[1].set_exception(Full("too many wait"))
+            left[1].set_exception(SemaphoreFull("too many wait"))
         try:
             async with asyncio.timeout(patience):
                 await turn
@@ -107,7 +107,7 @@ class Places:
             if turn.done() and not turn.cancelled() and not turn.exception():
                 self._leave(share)  # the turn came too late
             if isinstance(error, TimeoutError):
-                raise Full(f"waited {patience} s") from None
+                raise SemaphoreFull(f"waited {patience} s") from None
             raise
         finally:
             self._waiting.remove(share, waits)

@@ -11,21 +11,21 @@ import psycopg
 import structlog
 from psycopg import AsyncConnection
 
-from db import expected_tables, security_audit
+from db import expected_tables, revisions, security_audit
 from db.errors import Unavailable, first_line
-from db.expected_tables import Demand
+from db.expected_tables import ExpectedTable
 
-POLL = 0.5
-ANSWER = 1.0
-CONNECT = 2
-RETRY = 0.25
+POLL_SECONDS = 0.5
+ANSWER_TIMEOUT_SECONDS = 1.0
+CONNECT_TIMEOUT_SECONDS = 2
+RETRY_SECONDS = 0.25
 AWAY = "the database is away"
 NOT_EXAMINED = "NotExamined"
 
 log = structlog.get_logger("covenant.database")
 
 
-class Watch:
+class Monitor:
     """Looks at the database again and again, on a connection of its own.
 
     `reason` is None when requests can be served. `refuse` is called, once, with why the role or
@@ -36,7 +36,7 @@ class Watch:
     def __init__(
         self,
         url: Callable[[], str],
-        demanded: Sequence[Demand],
+        demanded: Sequence[ExpectedTable],
         *,
         refuse: Callable[[str], None],
         trusted: Callable[[bool], Awaitable[None]],
@@ -55,12 +55,15 @@ class Watch:
         while True:
             try:
                 async with await AsyncConnection.connect(
-                    self._url(), autocommit=True, prepare_threshold=None, connect_timeout=CONNECT
+                    self._url(),
+                    autocommit=True,
+                    prepare_threshold=None,
+                    connect_timeout=CONNECT_TIMEOUT_SECONDS,
                 ) as connection:
                     await self._follow(connection)
             except (psycopg.Error, OSError, TimeoutError) as error:
                 self._say(f"{AWAY} ({first_line(error)})", AWAY)
-            await asyncio.sleep(RETRY)
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def examined(self, patience: float) -> None:
         """Wait for the first examination. Raises `Unavailable`, also when it was refused."""
@@ -81,29 +84,27 @@ class Watch:
         known: str | None = ""
         lacking: str | None = None
         while True:
-            with in_time(connection, ANSWER):
-                revision = await security_audit.revision(connection)
+            with deadline(connection, ANSWER_TIMEOUT_SECONDS):
+                revision = await revisions.current(connection)
                 self.hopeless = False
                 if revision != known:
                     if not await self._examine(connection):
                         return
                     # A newer release may have taken away what only it can do without.
-                    ours = self._demanded if revision == security_audit.head() else ()
-                    lacking = await expected_tables.lacking(connection, ours)
+                    ours = self._demanded if revision == revisions.head() else ()
+                    lacking = await expected_tables.missing(connection, ours)
                 known = revision
-            if (revision or "") < security_audit.head():
-                reason = (
-                    f"the migrations are behind ({revision or 'none'} of {security_audit.head()})"
-                )
+            if (revision or "") < revisions.head():
+                reason = f"the migrations are behind ({revision or 'none'} of {revisions.head()})"
                 self._say(reason, reason)
             elif lacking:
                 self._say(lacking, lacking)
             else:
                 self._say(None, None)
-            await asyncio.sleep(POLL)
+            await asyncio.sleep(POLL_SECONDS)
 
     async def _examine(self, connection: AsyncConnection[Any]) -> bool:
-        finding = await security_audit.examine(connection)
+        finding = await security_audit.audit(connection)
         if finding.refusal:
             self.reason = finding.refusal
             self._examined = False
@@ -132,7 +133,7 @@ async def _is_direct(connection: AsyncConnection[Any]) -> bool:
 
 
 @contextmanager
-def in_time(connection: AsyncConnection[Any], seconds: float) -> Iterator[None]:
+def deadline(connection: AsyncConnection[Any], seconds: float) -> Iterator[None]:
     """Hang up on a server that has not answered when `seconds` are over.
 
     A task that is cancelled instead would ask the same silent server to cancel, for ten seconds.

@@ -15,21 +15,28 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import DiagnosticField, ExecStatus
 
-from db.connections.fair_queue import Shares
-from db.connections.pipeline import STALE, Answer, Away, Flight, Late, Link
-from db.connections.wire import rows, steps
+from db.connections.fair_queue import FairQueue
+from db.connections.pipeline import (
+    STALE_STATEMENT_STATES,
+    ConnectionUnavailable,
+    Outcome,
+    PendingRequest,
+    PipelineConnection,
+    QueueTimeout,
+)
+from db.connections.wire import decode_rows, encode_request
 
-STUCK = 0.05  # from this age of a statement on, nothing new is sent behind it
-TOGETHER = 0.002  # reads share a connection for so long; writes do not, to commit side by side
-PAUSES = 0.02, 0.5  # first and longest, between two attempts to connect
+SLOW_STATEMENT_SECONDS = 0.05  # from this age of a statement on, nothing new is sent behind it
+BATCH_SECONDS = 0.002  # reads share a connection for so long; writes do not, to commit side by side
+RECONNECT_SECONDS = 0.02, 0.5  # first and longest, between two attempts to connect
 
 
-class Busy(Exception):
+class QueueFull(Exception):
     """More requests than fit: nothing was sent."""
 
 
 @dataclass(frozen=True)
-class Stats:
+class ConnectionStats:
     connections: int
     in_flight: int
     waiting: int
@@ -67,8 +74,8 @@ class Multiplexer:
         self._ahead = ahead
         self._timeout, self._statement_timeout = timeout, statement_timeout
         self._read_only, self._prepare = read_only, prepare
-        self._links: list[Link] = []
-        self._waiting: Shares[Flight] = Shares()
+        self._links: list[PipelineConnection] = []
+        self._waiting: FairQueue[PendingRequest] = FairQueue()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing, self._closed, self._reason = False, False, "not connected yet"
 
@@ -77,9 +84,9 @@ class Multiplexer:
         return bool(self._links)
 
     @property
-    def stats(self) -> Stats:
+    def stats(self) -> ConnectionStats:
         in_flight = sum(len(link.flights) for link in self._links)
-        return Stats(len(self._links), in_flight, len(self._waiting))
+        return ConnectionStats(len(self._links), in_flight, len(self._waiting))
 
     async def open(self) -> None:
         """Start to connect, and return at once, also when the database is away."""
@@ -110,7 +117,7 @@ class Multiplexer:
         for link in tuple(self._links):
             link.lose("closed")
         for flight in self._waiting.items():
-            flight.end(Away("closed"))
+            flight.end(ConnectionUnavailable("closed"))
 
     async def fetch(
         self,
@@ -127,31 +134,31 @@ class Multiplexer:
         when theirs is lost. Raises `Busy`, `Away` and `psycopg.Error` by SQLSTATE.
         """
         limit = self._statement_timeout if statement_timeout is None else statement_timeout
-        sent = steps(settings, limit, sql, parameters, read_only=self._read_only)
+        sent = encode_request(settings, limit, sql, parameters, read_only=self._read_only)
         named, spare = self._prepare, 2 if self._read_only else -1
         if self._closing:
-            raise Away("closed")
+            raise ConnectionUnavailable("closed")
         loop = asyncio.get_running_loop()
         began, share = loop.time(), settings[0][1] if settings else ""
         while True:
-            flight = Flight(loop.create_future(), sent, limit, named, spare, began, share)
+            flight = PendingRequest(loop.create_future(), sent, limit, named, spare, began, share)
             answer = await self._fly(flight)
             if isinstance(answer, Exception):
                 raise answer
             if answer is None:
                 spare = flight.spare
                 if not spare:  # lost, and it may not be lost again with the next to go
-                    await asyncio.sleep(STUCK)
+                    await asyncio.sleep(SLOW_STATEMENT_SECONDS)
             elif answer.status != ExecStatus.FATAL_ERROR:
-                return await rows(answer)
-            elif named and answer.error_field(DiagnosticField.SQLSTATE) in STALE:
+                return await decode_rows(answer)
+            elif named and answer.error_field(DiagnosticField.SQLSTATE) in STALE_STATEMENT_STATES:
                 named = False  # its transaction was undone
             else:
                 raise psycopg.errors.error_from_result(answer)
 
-    async def _fly(self, flight: Flight) -> Answer:
+    async def _fly(self, flight: PendingRequest) -> Outcome:
         if self._closed:
-            return Away("closed")
+            return ConnectionUnavailable("closed")
         if not self._waiting.lines and (link := self._free()):
             link.send(flight)
             return await flight.answer
@@ -160,7 +167,7 @@ class Multiplexer:
             return await flight.answer
         flight.queued = asyncio.get_running_loop().time()
         if left := self._waiting.add(flight.share, flight, self._most()):
-            left.end(Busy(f"{len(self._waiting)} requests wait already"))
+            left.end(QueueFull(f"{len(self._waiting)} requests wait already"))
         try:
             return await flight.answer
         finally:
@@ -174,19 +181,23 @@ class Multiplexer:
         sent = sum(self._timeout / 2 / max(pace, 1e-6) for pace in paces)
         return min(self._most_waiting, max(sent, 2 * len(paces)))
 
-    def _free(self) -> Link | None:
+    def _free(self) -> PipelineConnection | None:
         now, best, least = asyncio.get_running_loop().time(), None, self._depth
         for link in self._links:
             count = len(link.flights)
-            if count >= link.room or link.suspect or (count and now - link.since >= STUCK):
+            if (
+                count >= link.room
+                or link.suspect
+                or (count and now - link.since >= SLOW_STATEMENT_SECONDS)
+            ):
                 continue
-            if self._read_only and link.held and link.held * link.pace < TOGETHER:
+            if self._read_only and link.held and link.held * link.pace < BATCH_SECONDS:
                 return link
             if count < least:
                 best, least = link, count
         return best
 
-    def _kept(self) -> Link | None:
+    def _kept(self) -> PipelineConnection | None:
         """The express connection, when it is idle."""
         for link in self._links:
             if not (link.depth or link.flights or link.suspect):
@@ -215,29 +226,41 @@ class Multiplexer:
         """
         loop, late = asyncio.get_running_loop(), f"waited {self._timeout} s"
         while True:
-            await asyncio.sleep(STUCK)
+            await asyncio.sleep(SLOW_STATEMENT_SECONDS)
             for flight in self._waiting.items():
                 if loop.time() - flight.queued >= self._timeout:
-                    flight.end(Busy(late) if self._links else Away(f"{late}: {self._reason}"))
+                    flight.end(
+                        QueueFull(late)
+                        if self._links
+                        else ConnectionUnavailable(f"{late}: {self._reason}")
+                    )
             for link in tuple(self._links):
                 link.receive()  # first: it may be this process that was slow
                 age = loop.time() - link.since
                 if link.flights and age > link.flights[0].limit + self._timeout:
                     link.lose("no answer in time")
-                elif len(link.flights) > 1 and age > STUCK and (other := self._free()):
+                elif (
+                    len(link.flights) > 1
+                    and age > SLOW_STATEMENT_SECONDS
+                    and (other := self._free())
+                ):
                     room = max(1, int(other.room) - len(other.flights))
                     for flight in islice(link.flights, 1, 1 + room):
                         if flight.spare == 2:
                             flight.end(None, spare=1)
                 self._expire(link)
 
-    def _expire(self, link: Link) -> None:
+    def _expire(self, link: PipelineConnection) -> None:
         """Behind a lock, each of many would wait its own limit in turn: no longer than together."""
         now, expired = asyncio.get_running_loop().time(), 0
         for flight in link.flights:
             if now - flight.began < flight.limit + self._timeout:
                 break
-            cause = Late if any(one.heard > flight.began for one in self._links) else Away
+            cause = (
+                QueueTimeout
+                if any(one.heard > flight.began for one in self._links)
+                else ConnectionUnavailable
+            )
             flight.end(cause("no answer in time", maybe_done=flight.spare < 0))
             expired += 1
         if expired and expired == len(link.flights):
@@ -257,18 +280,20 @@ class Multiplexer:
 
     async def _keep(self, depth: int) -> None:
         """Keep one connection, for ever."""
-        loop, (pause, longest) = asyncio.get_running_loop(), PAUSES
+        loop, (pause, longest) = asyncio.get_running_loop(), RECONNECT_SECONDS
         while True:
             began = loop.time()
             try:
                 connection = await psycopg.AsyncConnection.connect(self._address(), autocommit=True)
-                link = Link(connection, self._links, depth, self._ahead, self._dispatch)
+                link = PipelineConnection(
+                    connection, self._links, depth, self._ahead, self._dispatch
+                )
                 self._dispatch()
                 await link.gone.wait()
                 self._reason = link.reason
             except Exception as error:
                 self._reason = str(error).strip()
             if loop.time() - began > 2 * longest:
-                pause = PAUSES[0]
+                pause = RECONNECT_SECONDS[0]
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
             pause = min(2 * pause, longest)

@@ -16,15 +16,20 @@ import psycopg
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 
-NAMES = 200  # prepared statements per connection; one more takes the place of that unused longest
-STALE = b"0A000", b"26000"  # the type of the result has changed; no such prepared statement
+MAX_PREPARED = (
+    200  # prepared statements per connection; one more takes the place of that unused longest
+)
+STALE_STATEMENT_STATES = (
+    b"0A000",
+    b"26000",
+)  # the type of the result has changed; no such prepared statement
 
 Step = tuple[bytes, list[bytes | None]]  # SQL and its parameters
-NOTHING: Step = b"select", []
-Answer = PGresult | Exception | None  # None: better send it again
+EMPTY_STATEMENT: Step = b"select", []
+Outcome = PGresult | Exception | None  # None: better send it again
 
 
-class Away(Exception):
+class ConnectionUnavailable(Exception):
     """The database could not be reached, or went away: then a write has `maybe_done` its work."""
 
     def __init__(self, reason: str, *, maybe_done: bool = False) -> None:
@@ -32,13 +37,13 @@ class Away(Exception):
         self.maybe_done = maybe_done
 
 
-class Late(Away):
+class QueueTimeout(ConnectionUnavailable):
     """Away for this request alone: the database answered others, and these took its time."""
 
 
 @dataclass(slots=True, eq=False)
-class Flight:
-    answer: asyncio.Future[Answer]
+class PendingRequest:
+    answer: asyncio.Future[Outcome]
     steps: tuple[Step, Step]
     limit: float
     named: bool
@@ -50,22 +55,22 @@ class Flight:
     due: int = 0  # results
     result: PGresult | None = None
 
-    def end(self, answer: Answer, spare: int = 0) -> None:
+    def end(self, answer: Outcome, spare: int = 0) -> None:
         if not self.answer.done():
             self.spare = spare
             self.answer.set_result(answer)
 
 
 @dataclass(eq=False)
-class Link:
+class PipelineConnection:
     """Owns one connection, which is one of `links` until it is lost."""
 
     connection: psycopg.AsyncConnection[tuple[object, ...]]
-    links: "list[Link]"
+    links: "list[PipelineConnection]"
     depth: int  # 0: kept for shares that have nothing in flight
     ahead: float
     progressed: Callable[[], None]
-    flights: deque[Flight] = field(default_factory=deque)
+    flights: deque[PendingRequest] = field(default_factory=deque)
     since: float = 0.0  # when the oldest flight became that
     heard: float = 0.0  # when one was last answered
     pace: float = 0.001  # how long one takes, on average
@@ -89,7 +94,7 @@ class Link:
         self.loop.add_reader(self.fd, self.receive)
         self.links.append(self)
 
-    def send(self, flight: Flight) -> None:
+    def send(self, flight: PendingRequest) -> None:
         if not self.flights:
             self.since = self.loop.time()
         self.flights.append(flight)
@@ -103,7 +108,7 @@ class Link:
         else:
             self._flush()
 
-    def _query(self, flight: Flight, sql: bytes, parameters: list[bytes | None]) -> None:
+    def _query(self, flight: PendingRequest, sql: bytes, parameters: list[bytes | None]) -> None:
         flight.due += 1
         if not flight.named:
             self.pg.send_query_params(sql, parameters)
@@ -116,13 +121,13 @@ class Link:
             flight.prepares, flight.due = True, flight.due + 2
         self.pg.send_query_prepared(name, parameters)
 
-    def _new_name(self, flight: Flight) -> bytes:
+    def _new_name(self, flight: PendingRequest) -> bytes:
         """Return a name that no statement had: what an error skipped must not leave one to another.
 
         Of too many statements the one unused longest goes, or a few clients that ask for all there
         are would have everybody else's parsed each time.
         """
-        if len(self.names) == NAMES:
+        if len(self.names) == MAX_PREPARED:
             unused = next(iter(self.names))
             self.pg.send_close_prepared(self.names.pop(unused))
             self.ready.discard(unused)
@@ -178,13 +183,16 @@ class Link:
             self.lose(lost)
         self.progressed()
 
-    def _accept(self, result: PGresult, flight: Flight) -> None:
+    def _accept(self, result: PGresult, flight: PendingRequest) -> None:
         status = result.status
         if status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
             flight.result, flight.due = result, flight.due - 1
         elif status == ExecStatus.FATAL_ERROR and not _ends_session(result):
             flight.result, flight.due = result, 0
-            if flight.prepares or result.error_field(DiagnosticField.SQLSTATE) in STALE:
+            if (
+                flight.prepares
+                or result.error_field(DiagnosticField.SQLSTATE) in STALE_STATEMENT_STATES
+            ):
                 self.ready.difference_update(sql for sql, _ in flight.steps)
         elif status == ExecStatus.PIPELINE_SYNC and flight.result and not flight.due:
             now, self.suspect = self.loop.time(), False
@@ -208,12 +216,24 @@ class Link:
         self.pg.finish()
         while self.flights:
             spare = (flight := self.flights.popleft()).spare
-            flight.end(None if spare > 0 else Away(self.reason, maybe_done=spare < 0))
+            flight.end(
+                None if spare > 0 else ConnectionUnavailable(self.reason, maybe_done=spare < 0)
+            )
         for link in tuple(self.links):  # one is rarely lost alone: nothing new before it answers
             link.suspect = True
             if not link.flights:
                 probe = self.loop.create_future()
-                link.send(Flight(probe, (NOTHING, NOTHING), 0, False, -1, self.loop.time(), ""))
+                link.send(
+                    PendingRequest(
+                        probe,
+                        (EMPTY_STATEMENT, EMPTY_STATEMENT),
+                        0,
+                        False,
+                        -1,
+                        self.loop.time(),
+                        "",
+                    )
+                )
 
 
 def _corkable(fd: int) -> socket.socket | None:

@@ -10,12 +10,14 @@ from psycopg.pq.abc import PGresult
 
 from db.connections.pipeline import Step
 
-ROWS = 2_000  # converted at a time, so that a large result lets others in
+ROWS_PER_TURN = 2_000  # converted at a time, so that a large result lets others in
 # Other SQL may outlast the Sync (set, begin, listen, declare) or wedge the pipeline (copy).
-ALLOWED = re.compile(r"[\s(]*(select|insert|update|delete|merge|with|values|table)\b", re.I)
+ALLOWED_STATEMENT = re.compile(
+    r"[\s(]*(select|insert|update|delete|merge|with|values|table)\b", re.I
+)
 
 
-def steps(
+def encode_request(
     settings: Sequence[tuple[str, str]],
     limit: float,
     sql: str,
@@ -27,9 +29,9 @@ def steps(
 
     Raises `psycopg.Error` for what could not be sent.
     """
-    bound = [_encoded(text) for setting in settings for text in setting]
+    bound = [_encode(text) for setting in settings for text in setting]
     bind = _bind(len(settings), read_only), [*bound, b"%d" % max(1, limit * 1000)]
-    return bind, (_statement(sql), [_encoded(text) for text in parameters])
+    return bind, (_statement(sql), [_encode(text) for text in parameters])
 
 
 @lru_cache
@@ -44,12 +46,12 @@ def _bind(settings: int, read_only: bool) -> bytes:
 
 @lru_cache(1024)
 def _statement(sql: str) -> bytes:
-    if not ALLOWED.match(sql):
+    if not ALLOWED_STATEMENT.match(sql):
         raise psycopg.NotSupportedError(f"cannot run in a transaction of its own: {sql[:40]}")
-    return _encoded(sql) or b""
+    return _encode(sql) or b""
 
 
-def _encoded(text: str | None) -> bytes | None:
+def _encode(text: str | None) -> bytes | None:
     if text is not None and "\0" in text:
         raise psycopg.DataError("PostgreSQL text cannot contain NUL")
     try:
@@ -58,13 +60,13 @@ def _encoded(text: str | None) -> bytes | None:
         raise psycopg.DataError(f"not valid Unicode: {error}") from error
 
 
-async def rows(result: PGresult) -> list[tuple[bytes | None, ...]]:
+async def decode_rows(result: PGresult) -> list[tuple[bytes | None, ...]]:
     """Return the rows of a result as text, letting others in between many."""
     value, columns, count = result.get_value, range(result.nfields), result.ntuples
     converted: list[tuple[bytes | None, ...]] = []
-    for start in range(0, count, ROWS):
+    for start in range(0, count, ROWS_PER_TURN):
         if start:
             await asyncio.sleep(0)
-        some = range(start, min(start + ROWS, count))
+        some = range(start, min(start + ROWS_PER_TURN, count))
         converted += [tuple([value(row, column) for column in columns]) for row in some]
     return converted

@@ -12,8 +12,8 @@ import orjson
 
 from db.tenancy import Transaction
 
-Answer = tuple[int, bytes, dict[str, str]]  # status, content, headers
-PURGED = 10  # rows of the tenant at each insert, so that a day's keys are all there ever are
+Response = tuple[int, bytes, dict[str, str]]  # status, content, headers
+PURGE_BATCH = 10  # rows of the tenant at each insert, so that a day's keys are all there ever are
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Key:
 
 
 @dataclass(frozen=True)
-class Kept:
+class StoredResponse:
     request: str
-    answer: Answer
+    answer: Response
 
 
-def key(text: str, org_id: str, subject: str, request: bytes) -> Key:
+def make_key(text: str, org_id: str, subject: str, request: bytes) -> Key:
     """Return the key `text` that `subject` sent with `request`."""
     id = UUID(bytes=hashlib.sha256(orjson.dumps([subject, text])).digest()[:16])
     return Key(str(id), org_id, subject, hashlib.sha256(request).hexdigest())
@@ -49,7 +49,7 @@ async def lock(tx: Transaction, key: Key) -> bool:
     return rows[0][0] == b"t"
 
 
-async def find(tx: Transaction, key: Key) -> Kept | None:
+async def find(tx: Transaction, key: Key) -> StoredResponse | None:
     """Return what is kept for the key, None when nothing is or its time is over."""
     owner = "org_id = $1::uuid" if key.org_id else "subject = $1"
     rows = await tx.fetch(
@@ -61,10 +61,10 @@ async def find(tx: Transaction, key: Key) -> Kept | None:
     if not rows:
         return None
     request, status, content, headers = (value or b"" for value in rows[0])
-    return Kept(request.decode(), (int(status), content, orjson.loads(headers)))
+    return StoredResponse(request.decode(), (int(status), content, orjson.loads(headers)))
 
 
-async def insert(tx: Transaction, key: Key, answer: Answer) -> None:
+async def insert(tx: Transaction, key: Key, answer: Response) -> None:
     """Keep the answer, as the organization that is bound now; of its old rows some go."""
     status, content, headers = answer
     await tx.run(
@@ -80,7 +80,7 @@ async def insert(tx: Transaction, key: Key, answer: Answer) -> None:
                             select id from idempotency_keys
                             where org_id = (select org_id from bound)
                                 and created_at <= now() - interval '24 hours'
-                            order by created_at limit {PURGED}))
+                            order by created_at limit {PURGE_BATCH}))
                 returning id)
             insert into idempotency_keys (org_id, id, subject, request, status, content, headers)
             select org_id, $1, nullif($2, ''), $3, $4::smallint, $5, $6::json

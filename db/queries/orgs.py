@@ -2,8 +2,8 @@
 
 from orjson import Fragment
 
-from db.sql.pagination import page
-from db.tenancy import Door, Transaction, one
+from db.sql.pagination import page_body
+from db.tenancy import Session, Transaction, single_row
 
 
 async def claim_id(tx: Transaction, org_id: str) -> bool:
@@ -16,7 +16,7 @@ async def claim_id(tx: Transaction, org_id: str) -> bool:
 
 async def insert(tx: Transaction, org_id: str, name: str) -> Fragment:
     """Make the organization whose id the transaction has bound as its tenant."""
-    return one(
+    return single_row(
         await tx.fetch(
             """with org as (
                    insert into organizations (id, name) values ($1, $2)
@@ -35,9 +35,9 @@ async def insert_owner(tx: Transaction, org_id: str, subject: str) -> None:
     )
 
 
-async def get(subject: Door, name: str, org_id: str) -> Fragment:
+async def get(subject: Session, name: str, org_id: str) -> Fragment:
     """Return an organization that the subject called `name` is a member of. Raises `NotFound`."""
-    return one(
+    return single_row(
         await subject.fetch(
             """select row_to_json(org) from (
                    select o.id, o.name, o.status, o.created_at
@@ -49,7 +49,7 @@ async def get(subject: Door, name: str, org_id: str) -> Fragment:
     )
 
 
-async def list_(subject: Door, name: str, after: str, limit: int) -> dict[str, object]:
+async def list_(subject: Session, name: str, after: str, limit: int) -> dict[str, object]:
     """Return a page of the organizations that the subject called `name` is a member of."""
     rows = await subject.fetch(
         """select org.id, row_to_json(org) from (
@@ -61,9 +61,9 @@ async def list_(subject: Door, name: str, after: str, limit: int) -> dict[str, o
         after,
         str(limit + 1),
     )
-    return page(rows or [(None, None)], limit)
+    return page_body(rows or [(None, None)], limit)
 
 
-async def delete(subject: Door, org_id: str) -> None:
+async def delete(subject: Session, org_id: str) -> None:
     """Delete an organization that the subject owns. Raises `NotFound`."""
-    one(await subject.fetch("delete from organizations where id = $1 returning id", org_id))
+    single_row(await subject.fetch("delete from organizations where id = $1 returning id", org_id))

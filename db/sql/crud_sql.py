@@ -15,11 +15,11 @@ from openapi.tables import Column, Table
 
 AND, COMMA, NOTHING = SQL(" and "), SQL(", "), SQL("")
 # Of the very bytes that are answered, so that it is a strong validator (RFC 9110, 8.8.1).
-TAG = SQL("encode(sha256(convert_to(json::text, 'UTF8')), 'hex')")
+ETAG_SQL = SQL("encode(sha256(convert_to(json::text, 'UTF8')), 'hex')")
 
 
 @dataclass(frozen=True)
-class Rows:
+class RowTarget:
     """Rows of a table by the columns that a path gives: org_id, references, and id of one row."""
 
     table: Table
@@ -27,42 +27,44 @@ class Rows:
     tagged: bool = False
 
 
-def insert(rows: Rows, columns: Sequence[str]) -> str:
+def insert(rows: RowTarget, columns: Sequence[str]) -> str:
     """Make a row of the key, here with an id of its own, and of the columns."""
     made = SQL("insert into {} ({}) values ({}) returning {}").format(
         Identifier(rows.table.name),
-        names((*rows.key, *columns)),
-        COMMA.join(bound(n) for n in range(1, len(rows.key) + len(columns) + 1)),
+        identifiers((*rows.key, *columns)),
+        COMMA.join(placeholder(n) for n in range(1, len(rows.key) + len(columns) + 1)),
         all_columns(rows),
     )
-    return _with(made, _shown(rows, SQL("_row")))
+    return _with(made, _json_select(rows, SQL("_row")))
 
 
-def get(rows: Rows) -> str:
+def get(rows: RowTarget) -> str:
     """Return the row of the key."""
-    found = SQL("(select {} from {} where {}) _row").format(all_columns(rows), *_place(rows))
-    return _shown(rows, found).as_string()
+    found = SQL("(select {} from {} where {}) _row").format(
+        all_columns(rows), *_table_and_key(rows)
+    )
+    return _json_select(rows, found).as_string()
 
 
-def lock(rows: Rows, columns: Sequence[str]) -> str:
+def lock(rows: RowTarget, columns: Sequence[str]) -> str:
     """Return columns of the row of the key, which stays as it is until the transaction ends."""
     found = SQL("select {} from {} where {} for update")
-    return found.format(names(columns), *_place(rows)).as_string()
+    return found.format(identifiers(columns), *_table_and_key(rows)).as_string()
 
 
-def replace(rows: Rows, columns: Sequence[str], *, conditional: bool) -> str:
+def replace(rows: RowTarget, columns: Sequence[str], *, conditional: bool) -> str:
     """Give the columns new values; if `conditional`, only where the row's tag is a good one.
 
     Bound are the values, then the good tags: an array, or NULL for any.
     """
     first = len(rows.key) + 1
-    sets = [_set(name, bound(n)) for n, name in enumerate(columns, first)]
+    sets = [_set(name, placeholder(n)) for n, name in enumerate(columns, first)]
     if rows.table.column("updated_at"):
         sets.append(_set("updated_at", SQL("now()")))
     return _change(rows, sets, first + len(columns) if conditional else 0)
 
 
-def update(rows: Rows, columns: Sequence[str], *, conditional: bool) -> str:
+def update(rows: RowTarget, columns: Sequence[str], *, conditional: bool) -> str:
     """Give some of the columns new values, as `replace` does all.
 
     Bound are for each column whether it is one and its value, for a table with `updated_at`
@@ -71,7 +73,7 @@ def update(rows: Rows, columns: Sequence[str], *, conditional: bool) -> str:
     first = len(rows.key) + 1
     end = first + 2 * len(columns)
     sets = [
-        _set(name, _if(flag, bound(flag + 1), name))
+        _set(name, _if(flag, placeholder(flag + 1), name))
         for flag, name in zip(range(first, end, 2), columns, strict=True)
     ]
     if rows.table.column("updated_at"):
@@ -80,13 +82,13 @@ def update(rows: Rows, columns: Sequence[str], *, conditional: bool) -> str:
     return _change(rows, sets, end if conditional else 0)
 
 
-def delete(rows: Rows, *, conditional: bool) -> str:
+def delete(rows: RowTarget, *, conditional: bool) -> str:
     """Delete the row of the key; if `conditional`, only where its tag is a good one."""
     gone = SQL("delete from {} where {}{} returning id").format(
-        *_place(rows), _matching(rows, len(rows.key) + 1) if conditional else NOTHING
+        *_table_and_key(rows), _etag_condition(rows, len(rows.key) + 1) if conditional else NOTHING
     )
     answer = SQL("select id from _row")
-    return _with(gone, _told(rows, answer) if conditional else answer)
+    return _with(gone, _or_nulls(rows, answer) if conditional else answer)
 
 
 def row_json(table: Table) -> Composable:
@@ -104,45 +106,49 @@ def _member(column: Column) -> Composable:
     return SQL("{}::text || {}").format(Literal(f'"{column.name}":'), value)
 
 
-def _shown(rows: Rows, source: Composable) -> Composable:
+def _json_select(rows: RowTarget, source: Composable) -> Composable:
     answer = SQL("select {} as json from {}").format(row_json(rows.table), source)
-    return SQL("select json, {} from ({}) shown").format(TAG, answer) if rows.tagged else answer
+    return (
+        SQL("select json, {} from ({}) shown").format(ETAG_SQL, answer) if rows.tagged else answer
+    )
 
 
-def _change(rows: Rows, sets: Sequence[Composable], tags: int) -> str:
+def _change(rows: RowTarget, sets: Sequence[Composable], tags: int) -> str:
     if not sets:
         return get(rows)
     changed = SQL("update {} set {} where {}{} returning {}").format(
         Identifier(rows.table.name),
         COMMA.join(sets),
-        equal(rows.key),
-        _matching(rows, tags) if tags else NOTHING,
+        equals(rows.key),
+        _etag_condition(rows, tags) if tags else NOTHING,
         all_columns(rows),
     )
-    answer = _shown(rows, SQL("_row"))
-    return _with(changed, _told(rows, answer) if tags else answer)
+    answer = _json_select(rows, SQL("_row"))
+    return _with(changed, _or_nulls(rows, answer) if tags else answer)
 
 
-def _matching(rows: Rows, tags: int) -> Composable:
+def _etag_condition(rows: RowTarget, tags: int) -> Composable:
     """Return the rest of a condition; it is tried on the row as it is when it is changed."""
     tag = SQL("select {} from (select {} as json from (select {}) _row) shown")
     return SQL(" and ({}::text[] is null or ({}) = any ({}::text[]))").format(
-        bound(tags), tag.format(TAG, row_json(rows.table), all_columns(rows)), bound(tags)
+        placeholder(tags),
+        tag.format(ETAG_SQL, row_json(rows.table), all_columns(rows)),
+        placeholder(tags),
     )
 
 
-def _told(rows: Rows, answer: Composable) -> Composable:
+def _or_nulls(rows: RowTarget, answer: Composable) -> Composable:
     """Tell what does not match, a row of NULLs, from what is not there, no row, all at once."""
     text = "select answer.* from (select from {} where {}) there left join ({}) answer on true"
-    return SQL(text).format(*_place(rows), answer)
+    return SQL(text).format(*_table_and_key(rows), answer)
 
 
 def _with(changed: Composable, answer: Composable) -> str:
     return SQL("with _row as ({}) {}").format(changed, answer).as_string()
 
 
-def _place(rows: Rows) -> tuple[Composable, Composable]:
-    return Identifier(rows.table.name), equal(rows.key)
+def _table_and_key(rows: RowTarget) -> tuple[Composable, Composable]:
+    return Identifier(rows.table.name), equals(rows.key)
 
 
 def _set(name: str, value: Composable) -> Composable:
@@ -151,23 +157,23 @@ def _set(name: str, value: Composable) -> Composable:
 
 def _if(flag: int, value: Composable, name: str) -> Composable:
     text = "case when {}::boolean then {} else {} end"
-    return SQL(text).format(bound(flag), value, Identifier(name))
+    return SQL(text).format(placeholder(flag), value, Identifier(name))
 
 
-def all_columns(rows: Rows) -> Composable:
-    return names(column.name for column in rows.table.columns)
+def all_columns(rows: RowTarget) -> Composable:
+    return identifiers(column.name for column in rows.table.columns)
 
 
-def equal(columns: Iterable[str]) -> Composable:
+def equals(columns: Iterable[str]) -> Composable:
     """Return `"a" = $1 and "b" = $2` and so on."""
     return AND.join(
-        SQL("{} = {}").format(Identifier(name), bound(n)) for n, name in enumerate(columns, 1)
+        SQL("{} = {}").format(Identifier(name), placeholder(n)) for n, name in enumerate(columns, 1)
     )
 
 
-def names(columns: Iterable[str]) -> Composable:
+def identifiers(columns: Iterable[str]) -> Composable:
     return COMMA.join(map(Identifier, columns))
 
 
-def bound(n: int) -> Composable:
+def placeholder(n: int) -> Composable:
     return SQL(f"${n}")

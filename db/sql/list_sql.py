@@ -9,23 +9,25 @@ from dataclasses import dataclass
 
 from psycopg.sql import SQL, Composable, Identifier
 
-from db.sql.crud_sql import NOTHING, Rows, all_columns, bound, equal, row_json
+from db.sql.crud_sql import NOTHING, RowTarget, all_columns, equals, placeholder, row_json
 
 
 @dataclass(frozen=True)
-class Order:
+class SortOrder:
     """By a column and the id, both up or both down."""
 
     column: str
     down: bool
 
 
-def order(sort: str) -> Order:
+def parse_sort(sort: str) -> SortOrder:
     """Return the order that a value of the parameter `sort` asks for."""
-    return Order(sort.removeprefix("-"), sort.startswith("-"))
+    return SortOrder(sort.removeprefix("-"), sort.startswith("-"))
 
 
-def page(rows: Rows, above: str, filters: Sequence[str], by: Order | None, after: str) -> str:
+def page_sql(
+    rows: RowTarget, above: str, filters: Sequence[str], by: SortOrder | None, after: str
+) -> str:
     """Return id, JSON and, with `by`, the value to sort by, of the rows behind a position.
 
     Bound are the key, the filters, the position and how many rows at most. `after` is what the
@@ -34,14 +36,14 @@ def page(rows: Rows, above: str, filters: Sequence[str], by: Order | None, after
     where it does not exist there is none.
     """
     fixed = (*rows.key, *filters)
-    behind, first = _behind(rows, by, after, len(fixed) + 1), len(fixed) + 1
+    behind, first = _after_cursor(rows, by, after, len(fixed) + 1), len(fixed) + 1
     found = SQL("select {} from {} where {}{} order by {} limit {}").format(
         all_columns(rows),
         Identifier(rows.table.name),
-        equal(fixed),
+        equals(fixed),
         behind,
         _order(by),
-        bound(first + {"": 0, "id": 1, "null": 1, "value": 2}[after]),
+        placeholder(first + {"": 0, "id": 1, "null": 1, "value": 2}[after]),
     )
     text = "select _row.id, {}{} from {} above left join lateral ({}) _row on true where {}"
     return (
@@ -51,35 +53,35 @@ def page(rows: Rows, above: str, filters: Sequence[str], by: Order | None, after
             SQL(", _row.{}::text").format(Identifier(by.column)) if by else NOTHING,
             Identifier(above),
             found,
-            _is_above(above, len(rows.key)),
+            _is_parent(above, len(rows.key)),
         )
         .as_string()
     )
 
 
-def _is_above(above: str, last: int) -> Composable:
+def _is_parent(above: str, last: int) -> Composable:
     if above == "organizations":
         return SQL("above.id = $1")
-    return SQL("above.org_id = $1 and above.id = {}").format(bound(last))
+    return SQL("above.org_id = $1 and above.id = {}").format(placeholder(last))
 
 
-def _order(by: Order | None) -> Composable:
+def _order(by: SortOrder | None) -> Composable:
     if by is None:
         return SQL("id")
     text = "{} desc, id desc" if by.down else "{}, id"
     return SQL(text).format(Identifier(by.column))
 
 
-def _behind(rows: Rows, by: Order | None, after: str, first: int) -> Composable:
+def _after_cursor(rows: RowTarget, by: SortOrder | None, after: str, first: int) -> Composable:
     """Return the rest of a condition; comparing rows goes along an index on column and id."""
     if by is None or after == "":
-        return SQL(" and id > {}").format(bound(first)) if after else NOTHING
+        return SQL(" and id > {}").format(placeholder(first)) if after else NOTHING
     name = Identifier(by.column)
     if after == "null":
         text = " and ({} is not null or id < {})" if by.down else " and {} is null and id > {}"
-        return SQL(text).format(name, bound(first))
+        return SQL(text).format(name, placeholder(first))
     compare = "({}, id) < ({}, {})" if by.down else "({}, id) > ({}, {})"
-    behind = SQL(compare).format(name, bound(first), bound(first + 1))
+    behind = SQL(compare).format(name, placeholder(first), placeholder(first + 1))
     column = rows.table.column(by.column)
     if by.down or (column and column.required):
         return SQL(" and {}").format(behind)

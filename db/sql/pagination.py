@@ -6,49 +6,49 @@ from uuid import UUID
 import orjson
 from orjson import Fragment
 
-from db.errors import Invalid, NotFound
+from db.errors import InvalidValue, NotFound
 from db.tenancy import Row
 
-START = str(UUID(int=0))
+FIRST_ID = str(UUID(int=0))
 
 
-def position(cursor: str | None) -> str:
+def decode_cursor(cursor: str | None) -> str:
     """Return the id behind which the page begins. Raises `Invalid`."""
     if cursor is None:
-        return START
+        return FIRST_ID
     try:
         return str(UUID(bytes=_decoded(cursor)))
     except ValueError:
-        raise no_cursor() from None
+        raise invalid_cursor() from None
 
 
-def is_plain(cursor: str) -> bool:
+def is_id_cursor(cursor: str) -> bool:
     """Whether a cursor is one of a list in order of its ids."""
     return len(cursor) == 22
 
 
-def sorted_position(cursor: str) -> tuple[str, str | None, str]:
+def decode_sorted_cursor(cursor: str) -> tuple[str, str | None, str]:
     """Return the order, the value and the id behind which a page begins. Raises `Invalid`."""
     try:
         sort, value, id = orjson.loads(_decoded(cursor))
     except (ValueError, TypeError):
-        raise no_cursor() from None
+        raise invalid_cursor() from None
     if not isinstance(sort, str) or not isinstance(value, str | None) or not _is_id(id):
-        raise no_cursor()
+        raise invalid_cursor()
     return sort, value, id
 
 
-def cursor(id: str) -> str:
+def encode_cursor(id: str) -> str:
     """Return the opaque form of a position: 22 characters of base64url (RFC 4648 section 5)."""
     return base64.urlsafe_b64encode(UUID(id).bytes)[:22].decode()
 
 
-def sorted_cursor(sort: str, value: str | None, id: str) -> str:
+def encode_sorted_cursor(sort: str, value: str | None, id: str) -> str:
     """Return the opaque form of a position in a list that is sorted."""
     return base64.urlsafe_b64encode(orjson.dumps([sort, value, id])).rstrip(b"=").decode()
 
 
-def page(rows: list[Row], limit: int, sort: str | None = None) -> dict[str, object]:
+def page_body(rows: list[Row], limit: int, sort: str | None = None) -> dict[str, object]:
     """Return `{items, next?}` of at most `limit` items from `limit + 1` rows of (id, JSON).
 
     With `sort` a row has also the value that it sorts by. One row without an id stands for a list
@@ -63,7 +63,7 @@ def page(rows: list[Row], limit: int, sort: str | None = None) -> dict[str, obje
         last = rows[limit - 1]
         id = (last[0] or b"").decode()
         value = last[2].decode() if sort and last[2] is not None else None
-        body["next"] = sorted_cursor(sort, value, id) if sort else cursor(id)
+        body["next"] = encode_sorted_cursor(sort, value, id) if sort else encode_cursor(id)
     return body
 
 
@@ -78,6 +78,6 @@ def _is_id(id: object) -> bool:
         return False
 
 
-def no_cursor() -> Invalid:
+def invalid_cursor() -> InvalidValue:
     """The error of a position that no page gave."""
-    return Invalid("query", "/cursor", "not a cursor of this list in this order")
+    return InvalidValue("query", "/cursor", "not a cursor of this list in this order")

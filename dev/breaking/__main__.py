@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dev.breaking.gate import GateError, base, judge, read, report
+from dev.breaking.gate import GateError, compare_revisions, read, read_revision, report
 from openapi import contract
 from openapi.contract import ContractError
 from openapi.yaml_loader import display
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     try:
         name = display(given.contract)
         new = read(given.contract.read_bytes(), name)
-        judgement = judge(base(given.base, given.contract), new)
+        judgement = compare_revisions(read_revision(given.base, given.contract), new)
     except (GateError, ContractError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2

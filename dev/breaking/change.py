@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from openapi.documents import Place, locate, table
+from openapi.documents import NodePath, locate, mapping_at
 
 SAFE, BREAKING, SECURITY = "safe", "breaking", "security-breaking"
 
@@ -17,21 +17,21 @@ class Change:
 
     kind: str
     concerns: str
-    place: Place
+    place: NodePath
     what: str
     reason: str
     gone: bool = False
 
 
-def safe(place: Place, concerns: str, what: str, reason: str, gone: bool = False) -> Change:
+def safe(place: NodePath, concerns: str, what: str, reason: str, gone: bool = False) -> Change:
     return Change(SAFE, concerns, place, what, reason, gone)
 
 
-def breaking(place: Place, concerns: str, what: str, reason: str, gone: bool = False) -> Change:
+def breaking(place: NodePath, concerns: str, what: str, reason: str, gone: bool = False) -> Change:
     return Change(BREAKING, concerns, place, what, reason, gone)
 
 
-def security(place: Place, concerns: str, what: str, reason: str, gone: bool = False) -> Change:
+def security(place: NodePath, concerns: str, what: str, reason: str, gone: bool = False) -> Change:
     return Change(SECURITY, concerns, place, what, reason, gone)
 
 
@@ -43,17 +43,17 @@ class Pair:
     new: dict[str, Any]
 
 
-def within(document: Any, place: Place) -> dict[str, Any]:
+def mapping_below(document: Any, place: NodePath) -> dict[str, Any]:
     """Return the mapping at `place`, or an empty one where there is none."""
     for key in place:
         try:
             document = document[key]
         except (LookupError, TypeError):
             return {}
-    return table(document)
+    return mapping_at(document)
 
 
-def target(document: Any, ref: str) -> Any:
+def resolve_ref(document: Any, ref: str) -> Any:
     """Return what a `$ref` names, or an empty mapping where it leads nowhere."""
     try:
         return locate(document, ref)[1]

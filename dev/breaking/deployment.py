@@ -4,15 +4,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from dev.breaking.change import Change, Pair, breaking, safe, security
-from openapi.documents import Place, entries, table
+from openapi.documents import NodePath, list_at, mapping_at
 
 
 def service(pair: Pair) -> Iterator[Change]:
-    old, new = table(pair.old, "x-service"), table(pair.new, "x-service")
+    old, new = mapping_at(pair.old, "x-service"), mapping_at(pair.new, "x-service")
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) == new.get(key):
             continue
-        here: Place = ("x-service", key)
+        here: NodePath = ("x-service", key)
         if key == "source":
             reason = "who writes there decides what runs in the cluster"
             yield security(here, "manifests", "another source", reason, key not in new)
@@ -36,15 +36,18 @@ def servers(pair: Pair) -> Iterator[Change]:
             yield from _environment(place, name, old[name][1], server)
 
 
-def _environments(document: Any) -> dict[str, tuple[Place, dict[str, Any]]]:
+def _environments(document: Any) -> dict[str, tuple[NodePath, dict[str, Any]]]:
     return {
-        str(table(server, "x-environment").get("name", server.get("url"))): (("servers", n), server)
-        for n, server in enumerate(entries(document, "servers"))
+        str(mapping_at(server, "x-environment").get("name", server.get("url"))): (
+            ("servers", n),
+            server,
+        )
+        for n, server in enumerate(list_at(document, "servers"))
         if isinstance(server, dict)
     }
 
 
-def _environment(place: Place, name: str, old: Any, new: Any) -> Iterator[Change]:
+def _environment(place: NodePath, name: str, old: Any, new: Any) -> Iterator[Change]:
     was, now = str(old.get("url")), str(new.get("url"))
     if was.startswith("https:") and not now.startswith("https:"):
         yield security((*place, "url"), "manifests", f"{name} without TLS", "tokens are readable")
@@ -52,7 +55,7 @@ def _environment(place: Place, name: str, old: Any, new: Any) -> Iterator[Change
         yield breaking(
             (*place, "url"), "manifests", f"{name} at another URL", "clients call the old"
         )
-    before, after = table(old, "x-environment"), table(new, "x-environment")
+    before, after = mapping_at(old, "x-environment"), mapping_at(new, "x-environment")
     for key in sorted(before.keys() | after.keys()):
         if before.get(key) == after.get(key):
             continue
@@ -78,4 +81,4 @@ def _environment(place: Place, name: str, old: Any, new: Any) -> Iterator[Change
 
 
 def _wider(old: Any, new: Any) -> bool:
-    return not set(entries(new, "networks")) <= set(entries(old, "networks"))
+    return not set(list_at(new, "networks")) <= set(list_at(old, "networks"))

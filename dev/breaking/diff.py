@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from dev.breaking.change import Change, Pair, safe, target, within
+from dev.breaking.change import Change, Pair, mapping_below, resolve_ref, safe
 from dev.breaking.deployment import servers, service
 from dev.breaking.operations import operations
 from dev.breaking.schemas import Shared, schema_changes
 from dev.breaking.security import schemes
-from openapi.documents import METHODS, Place, locate, table
+from openapi.documents import METHODS, NodePath, locate, mapping_at
 
 __all__ = ["Change", "Pair", "acknowledged", "compare"]
 
@@ -32,7 +32,7 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
         for ref, sent in waiting:
             done.add((ref, sent))
             place, schema = locate(new, ref)
-            found += schema_changes(place, target(old, ref), schema, sent, pair, shared)
+            found += schema_changes(place, resolve_ref(old, ref), schema, sent, pair, shared)
     return sorted(dict.fromkeys(found), key=lambda change: [str(part) for part in change.place])
 
 
@@ -44,18 +44,18 @@ def acknowledged(change: Change, pair: Pair) -> str | None:
     """
     holders = [place for place in _above(change.place) if _can_carry(place, pair.new)]
     for place in holders or [()]:
-        words = within(pair.new, place).get(ACKNOWLEDGE)
-        if words is not None and words != within(pair.old, place).get(ACKNOWLEDGE):
-            return str(table(words).get("reason", ""))
+        words = mapping_below(pair.new, place).get(ACKNOWLEDGE)
+        if words is not None and words != mapping_below(pair.old, place).get(ACKNOWLEDGE):
+            return str(mapping_at(words).get("reason", ""))
     return None
 
 
-def _above(place: Place) -> list[Place]:
+def _above(place: NodePath) -> list[NodePath]:
     return [place[:n] for n in range(len(place), 0, -1)]
 
 
-def _can_carry(place: Place, document: Any) -> bool:
-    node = within(document, place)
+def _can_carry(place: NodePath, document: Any) -> bool:
+    node = mapping_below(document, place)
     if place[0] == "paths":
         depth = len(place)
         return bool(node) and (depth == 2 or (depth == 3 and place[2] in METHODS))
@@ -64,6 +64,6 @@ def _can_carry(place: Place, document: Any) -> bool:
 
 
 def _root(pair: Pair) -> Iterator[Change]:
-    was, now = (table(d, "info").get("version") for d in (pair.old, pair.new))
+    was, now = (mapping_at(d, "info").get("version") for d in (pair.old, pair.new))
     if was != now:
         yield safe(("info", "version"), "clients", f"version {was} is {now} now", "it says so")

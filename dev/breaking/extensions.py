@@ -3,19 +3,19 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dev.breaking.change import Change, Pair, breaking, safe, security, within
-from openapi.documents import Place, table
+from dev.breaking.change import Change, Pair, breaking, mapping_below, safe, security
+from openapi.documents import NodePath, mapping_at
 
 
-def inherited(place: Place, pair: Pair) -> Iterator[Change]:
+def inherited(place: NodePath, pair: Pair) -> Iterator[Change]:
     """Compare the x- keys in force at a place, but for those that change further up only."""
-    own = [within(document, place) for document in (pair.old, pair.new)]
+    own = [mapping_below(document, place) for document in (pair.old, pair.new)]
     levels = [place[:n] for n in (0, 2, 3) if n <= len(place)]
     before, after = (
         {
             key: value
             for level in levels
-            for key, value in within(document, level).items()
+            for key, value in mapping_below(document, level).items()
             if key.startswith("x-") and own[0].get(key) != own[1].get(key)
         }
         for document in (pair.old, pair.new)
@@ -23,7 +23,7 @@ def inherited(place: Place, pair: Pair) -> Iterator[Change]:
     yield from _compared(place, before, after)
 
 
-def _compared(place: Place, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+def _compared(place: NodePath, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
     """Compare the x- keys in force for an operation."""
     yield from _internal(place, bool(old.get("x-internal")), bool(new.get("x-internal")))
     yield from _rate(place, old.get("x-rate-limit"), new.get("x-rate-limit"))
@@ -47,7 +47,7 @@ def _compared(place: Place, old: Mapping[str, Any], new: Mapping[str, Any]) -> I
         yield security(here, "policies", "x-tenant is lost or another", "no tenant confines it")
 
 
-def _internal(place: Place, old: bool, new: bool) -> Iterator[Change]:
+def _internal(place: NodePath, old: bool, new: bool) -> Iterator[Change]:
     here = (*place, "x-internal")
     if old and not new:
         yield security(here, "manifests", "no longer internal", "it is routed from outside")
@@ -55,7 +55,7 @@ def _internal(place: Place, old: bool, new: bool) -> Iterator[Change]:
         yield breaking(here, "manifests", "internal now", "callers from outside get 404")
 
 
-def _rate(place: Place, old: Any, new: Any) -> Iterator[Change]:
+def _rate(place: NodePath, old: Any, new: Any) -> Iterator[Change]:
     here = (*place, "x-rate-limit")
     if old == new:
         return
@@ -75,10 +75,10 @@ def _rate(place: Place, old: Any, new: Any) -> Iterator[Change]:
             yield security(here, "clients", "fails open", "no limit while the counter is away")
 
 
-def _slo(here: Place, old: Any, new: Any) -> Iterator[Change]:
+def _slo(here: NodePath, old: Any, new: Any) -> Iterator[Change]:
     if old == new:
         return
-    was, now = table(old), table(new)
+    was, now = mapping_at(old), mapping_at(new)
     worse = now.get("availability", 0) < was.get("availability", 0) or now.get(
         "latency_ms", 1e9
     ) > was.get("latency_ms", 1e9)
@@ -88,7 +88,7 @@ def _slo(here: Place, old: Any, new: Any) -> Iterator[Change]:
         yield safe(here, "manifests", "more is promised", "the alerts follow")
 
 
-def _access(here: Place, old: Any, new: Any) -> Iterator[Change]:
+def _access(here: NodePath, old: Any, new: Any) -> Iterator[Change]:
     if old == new:
         return
     was, now = ({*(v if isinstance(v, list) else [v])} if v else None for v in (old, new))

@@ -13,7 +13,7 @@ from typing import Any
 
 from dev.breaking.change import SAFE, Change
 from dev.breaking.diff import Pair, acknowledged, compare
-from openapi.documents import Place, dotted, table
+from openapi.documents import NodePath, format_path, mapping_at
 from openapi.yaml_loader import line_of, parse
 
 CONCERNS = {
@@ -28,29 +28,29 @@ class GateError(Exception):
 
 
 @dataclass(frozen=True)
-class Side:
+class Revision:
     """One contract as it is written, with the line of each place."""
 
     name: str
     document: dict[str, Any]
-    lines: Mapping[Place, int]
+    lines: Mapping[NodePath, int]
 
-    def where(self, place: Place) -> str:
+    def where(self, place: NodePath) -> str:
         """Return file and line of a place, or of the nearest that holds it."""
         return f"{self.name}:{line_of(self.lines, place)}"
 
     @property
     def major(self) -> int:
-        found = re.match(r"\d+", str(table(self.document, "info").get("version", "")))
+        found = re.match(r"\d+", str(mapping_at(self.document, "info").get("version", "")))
         return int(found[0]) if found else 0
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Verdict:
     """Every change with why it is meant, where that is said."""
 
-    old: Side
-    new: Side
+    old: Revision
+    new: Revision
     changes: tuple[tuple[Change, str | None], ...]
 
     @property
@@ -60,26 +60,26 @@ class Judgement:
         return [c for c, reason in self.changes if c.kind != SAFE and reason is None]
 
 
-def read(source: bytes, name: str) -> Side:
+def read(source: bytes, name: str) -> Revision:
     """Return a contract as it is written: an old one need not keep the rules of today."""
     document, lines, flaws = parse(source, name)
     if flaws:
         raise GateError(f"{name}:{flaws[0][0]}: {flaws[0][2]}")
-    return Side(name, document, lines)
+    return Revision(name, document, lines)
 
 
-def judge(old: Side, new: Side) -> Judgement:
+def compare_revisions(old: Revision, new: Revision) -> Verdict:
     pair = Pair(old.document, new.document)
     changes = compare(old.document, new.document)
-    return Judgement(old, new, tuple((c, acknowledged(c, pair)) for c in changes))
+    return Verdict(old, new, tuple((c, acknowledged(c, pair)) for c in changes))
 
 
-def report(judgement: Judgement) -> str:
+def report(judgement: Verdict) -> str:
     """Return the report for people: what changes for whom, where, and why that matters."""
     return "\n".join(_lines(judgement))
 
 
-def _lines(judgement: Judgement) -> Iterator[str]:
+def _lines(judgement: Verdict) -> Iterator[str]:
     kinds = [change.kind for change, _ in judgement.changes]
     counts = ", ".join(f"{kinds.count(k)} {k}" for k in (SAFE, "breaking", "security-breaking"))
     yield f"{judgement.new.name} against {judgement.old.name}: {counts}"
@@ -89,7 +89,7 @@ def _lines(judgement: Judgement) -> Iterator[str]:
             yield f"\n{title}"
         for change, reason in sorted(chosen, key=lambda pair: _gravity(pair[0].kind)):
             side = judgement.old if change.gone else judgement.new
-            where = f"{side.where(change.place)} {dotted(change.place)}"
+            where = f"{side.where(change.place)} {format_path(change.place)}"
             yield f"  {change.kind:17} {where}: {change.what}"
             yield f"  {'':17} {change.reason}"
             if reason is not None and change.kind != SAFE:
@@ -110,7 +110,7 @@ def _gravity(kind: str) -> int:
     return ("security-breaking", "breaking", SAFE).index(kind)
 
 
-def base(revision: str, file: Path) -> Side:
+def read_revision(revision: str, file: Path) -> Revision:
     """Return the contract of a git revision. Raises `GateError`."""
     if revision.startswith("-"):
         raise GateError(f"{revision!r} is no revision")

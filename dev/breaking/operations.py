@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dev.breaking.change import Change, Pair, breaking, safe, security, target
+from dev.breaking.change import Change, Pair, breaking, resolve_ref, safe, security
 from dev.breaking.extensions import inherited
 from dev.breaking.schemas import Shared, schema_changes
 from dev.breaking.security import required_of, requirements
-from openapi.documents import Place, each_operation, entries, locate, resolve, table
+from openapi.documents import NodePath, each_operation, list_at, locate, mapping_at, resolve
 
 
 def operations(pair: Pair, shared: Shared) -> Iterator[Change]:
@@ -26,15 +26,15 @@ def operations(pair: Pair, shared: Shared) -> Iterator[Change]:
     for place in old.keys() & new.keys():
         yield from _operation(place, pair, old[place], new[place], shared)
     yield from inherited((), pair)
-    for path in table(pair.old, "paths").keys() & table(pair.new, "paths").keys():
+    for path in mapping_at(pair.old, "paths").keys() & mapping_at(pair.new, "paths").keys():
         yield from inherited(("paths", path), pair)
 
 
-def _by_place(document: Any) -> dict[Place, dict[str, Any]]:
+def _by_place(document: Any) -> dict[NodePath, dict[str, Any]]:
     return {place: operation for place, _, operation in each_operation(document)}
 
 
-def _operation(place: Place, pair: Pair, old: Any, new: Any, shared: Shared) -> Iterator[Change]:
+def _operation(place: NodePath, pair: Pair, old: Any, new: Any, shared: Shared) -> Iterator[Change]:
     if old.get("operationId") != new.get("operationId"):
         yield breaking(
             (*place, "operationId"), "clients", "another operationId", "generated clients rename it"
@@ -46,7 +46,7 @@ def _operation(place: Place, pair: Pair, old: Any, new: Any, shared: Shared) -> 
     yield from inherited(place, pair)
 
 
-def _parameters(place: Place, pair: Pair, shared: Shared) -> Iterator[Change]:
+def _parameters(place: NodePath, pair: Pair, shared: Shared) -> Iterator[Change]:
     old, new = _declared(pair.old, place), _declared(pair.new, place)
     for name, (where, _) in old.items():
         if name not in new:
@@ -72,23 +72,25 @@ def _parameters(place: Place, pair: Pair, shared: Shared) -> Iterator[Change]:
         yield from schema_changes((*where, "schema"), was, now, True, pair, shared)
 
 
-def _declared(document: Any, place: Place) -> dict[tuple[str, str], tuple[Place, dict[str, Any]]]:
+def _declared(
+    document: Any, place: NodePath
+) -> dict[tuple[str, str], tuple[NodePath, dict[str, Any]]]:
     """Return the parameters by (name, in), each where it stands once its `$ref` is followed."""
     _, path, method = place
-    item = table(document, "paths", str(path))
+    item = mapping_at(document, "paths", str(path))
     found = {}
-    for owner, node in ((place[:-1], item), (place, table(item, str(method)))):
-        for n, entry in enumerate(entries(node, "parameters")):
-            where: Place = (*owner, "parameters", n)
-            ref = table(entry).get("$ref")
+    for owner, node in ((place[:-1], item), (place, mapping_at(item, str(method)))):
+        for n, entry in enumerate(list_at(node, "parameters")):
+            where: NodePath = (*owner, "parameters", n)
+            ref = mapping_at(entry).get("$ref")
             if isinstance(ref, str):
-                where = locate(document, ref)[0] if target(document, ref) else where
+                where = locate(document, ref)[0] if resolve_ref(document, ref) else where
             parameter = resolve(document, entry)
             found[str(parameter.get("name")), str(parameter.get("in"))] = where, parameter
     return found
 
 
-def _body(place: Place, pair: Pair, old: Any, new: Any, shared: Shared) -> Iterator[Change]:
+def _body(place: NodePath, pair: Pair, old: Any, new: Any, shared: Shared) -> Iterator[Change]:
     here = (*place, "requestBody")
     before = resolve(pair.old, old.get("requestBody"))
     after = resolve(pair.new, new.get("requestBody"))
@@ -105,8 +107,8 @@ def _body(place: Place, pair: Pair, old: Any, new: Any, shared: Shared) -> Itera
         yield from _content(here, pair, before, after, True, shared)
 
 
-def _responses(place: Place, pair: Pair, old: Any, new: Any, shared: Shared) -> Iterator[Change]:
-    before, after = table(old, "responses"), table(new, "responses")
+def _responses(place: NodePath, pair: Pair, old: Any, new: Any, shared: Shared) -> Iterator[Change]:
+    before, after = mapping_at(old, "responses"), mapping_at(new, "responses")
     here = (*place, "responses")
     for code in before.keys() - after.keys():
         if code.startswith("2"):
@@ -120,7 +122,7 @@ def _responses(place: Place, pair: Pair, old: Any, new: Any, shared: Shared) -> 
             yield safe((*here, code), "clients", f"a new {code}", "clients know its class")
     for code in before.keys() & after.keys():
         was, now = (resolve(d, r) for d, r in ((pair.old, before[code]), (pair.new, after[code])))
-        for name in table(was, "headers").keys() - table(now, "headers").keys():
+        for name in mapping_at(was, "headers").keys() - mapping_at(now, "headers").keys():
             yield breaking(
                 (*here, code, "headers", name),
                 "clients",
@@ -132,20 +134,23 @@ def _responses(place: Place, pair: Pair, old: Any, new: Any, shared: Shared) -> 
 
 
 def _content(
-    here: Place,
+    here: NodePath,
     pair: Pair,
     old: Mapping[str, Any],
     new: Mapping[str, Any],
     sent: bool,
     shared: Shared,
 ) -> Iterator[Change]:
-    before, after = table(old, "content"), table(new, "content")
+    before, after = mapping_at(old, "content"), mapping_at(new, "content")
     for kind in before.keys() - after.keys():
         where = (*here, "content", kind)
         yield breaking(where, "clients", f"{kind} is gone", "clients send or read it", True)
     for kind in after.keys() - before.keys():
         yield safe((*here, "content", kind), "clients", f"{kind} too", "it is chosen by clients")
     for kind in before.keys() & after.keys():
-        was, now = table(before[kind]).get("schema", {}), table(after[kind]).get("schema", {})
+        was, now = (
+            mapping_at(before[kind]).get("schema", {}),
+            mapping_at(after[kind]).get("schema", {}),
+        )
         where = (*here, "content", kind, "schema")
         yield from schema_changes(where, was, now, sent, pair, shared)

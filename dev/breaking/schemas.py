@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dev.breaking.change import Change, Pair, breaking, safe, security
-from openapi.documents import Place, entries, resolve, table
+from openapi.documents import NodePath, list_at, mapping_at, resolve
 
 UPPER = ("maxLength", "maximum", "maxItems", "maxProperties")
 LOWER = ("minLength", "minimum", "minItems", "minProperties")
@@ -12,14 +12,14 @@ Shared = dict[tuple[str, bool], None]
 
 
 def schema_changes(
-    place: Place, old: Any, new: Any, sent: bool, pair: Pair, shared: Shared
+    place: NodePath, old: Any, new: Any, sent: bool, pair: Pair, shared: Shared
 ) -> Iterator[Change]:
     """Yield the changes of a schema; `sent` is true for what clients send.
 
     A `$ref` that both name is put into `shared`.
     """
-    ref = table(new).get("$ref")
-    if isinstance(ref, str) and ref == table(old).get("$ref"):
+    ref = mapping_at(new).get("$ref")
+    if isinstance(ref, str) and ref == mapping_at(old).get("$ref"):
         shared[ref, sent] = None
         return
     was, now = resolve(pair.old, old), resolve(pair.new, new)
@@ -39,7 +39,7 @@ def schema_changes(
         yield from _branches(place, key, was, now, sent, pair, shared)
 
 
-def _bounds(place: Place, old: Any, new: Any, sent: bool) -> Iterator[Change]:
+def _bounds(place: NodePath, old: Any, new: Any, sent: bool) -> Iterator[Change]:
     for key in UPPER:
         was, now = old.get(key), new.get(key)
         here = (*place, key)
@@ -72,7 +72,7 @@ def _bounds(place: Place, old: Any, new: Any, sent: bool) -> Iterator[Change]:
             yield safe(here, "clients", f"{key} {was} is {now}", "what fitted fits", now is None)
 
 
-def _forms(place: Place, old: Any, new: Any, sent: bool) -> Iterator[Change]:
+def _forms(place: NodePath, old: Any, new: Any, sent: bool) -> Iterator[Change]:
     for key in ("pattern", "format"):
         was, now = old.get(key), new.get(key)
         here = (*place, key)
@@ -103,7 +103,7 @@ def _forms(place: Place, old: Any, new: Any, sent: bool) -> Iterator[Change]:
         )
 
 
-def _enum(here: Place, old: Any, new: Any, sent: bool) -> Iterator[Change]:
+def _enum(here: NodePath, old: Any, new: Any, sent: bool) -> Iterator[Change]:
     if old == new:
         return
     if new is None:
@@ -131,7 +131,7 @@ def _enum(here: Place, old: Any, new: Any, sent: bool) -> Iterator[Change]:
         )
 
 
-def _tenant(place: Place, old: Any, new: Any) -> Iterator[Change]:
+def _tenant(place: NodePath, old: Any, new: Any) -> Iterator[Change]:
     was, now = old.get("x-tenant"), new.get("x-tenant")
     if was is not None and was != now:
         here = (*place, "x-tenant")
@@ -152,7 +152,7 @@ def _tenant(place: Place, old: Any, new: Any) -> Iterator[Change]:
             yield safe(here, "policies", "another x-table", "a migration follows")
 
 
-def _openness(place: Place, old: Any, new: Any, sent: bool) -> Iterator[Change]:
+def _openness(place: NodePath, old: Any, new: Any, sent: bool) -> Iterator[Change]:
     was, now = old.get("additionalProperties", True), new.get("additionalProperties", True)
     here = (*place, "additionalProperties")
     if was is False and now is not False:
@@ -172,10 +172,10 @@ def _openness(place: Place, old: Any, new: Any, sent: bool) -> Iterator[Change]:
 
 
 def _properties(
-    place: Place, old: Any, new: Any, sent: bool, pair: Pair, shared: Shared
+    place: NodePath, old: Any, new: Any, sent: bool, pair: Pair, shared: Shared
 ) -> Iterator[Change]:
-    was, now = table(old, "properties"), table(new, "properties")
-    needed, need = entries(old, "required"), entries(new, "required")
+    was, now = mapping_at(old, "properties"), mapping_at(new, "properties")
+    needed, need = list_at(old, "required"), list_at(new, "required")
     for name in was.keys() - now.keys():
         reason = "requests that send it get 400" if sent else "clients read it"
         yield breaking((*place, "properties", name), "clients", f"{name} is gone", reason, True)
@@ -203,9 +203,9 @@ def _properties(
 
 
 def _branches(
-    place: Place, key: str, old: Any, new: Any, sent: bool, pair: Pair, shared: Shared
+    place: NodePath, key: str, old: Any, new: Any, sent: bool, pair: Pair, shared: Shared
 ) -> Iterator[Change]:
-    was, now = entries(old, key), entries(new, key)
+    was, now = list_at(old, key), list_at(new, key)
     here = (*place, key)
     if len(now) < len(was):
         if key == "allOf" and sent:

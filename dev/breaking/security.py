@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dev.breaking.change import Change, Pair, breaking, security
-from openapi.documents import Place, table
+from openapi.documents import NodePath, mapping_at
 
 
 def required_of(document: Any, operation: Any) -> list[Any]:
@@ -13,7 +13,7 @@ def required_of(document: Any, operation: Any) -> list[Any]:
     return [entry for entry in found if entry] if isinstance(found, list) else []
 
 
-def requirements(place: Place, old: list[Any], new: list[Any]) -> Iterator[Change]:
+def requirements(place: NodePath, old: list[Any], new: list[Any]) -> Iterator[Change]:
     here = (*place, "security")
     if old and not new:
         yield security(here, "clients", "security is dropped", "no token is needed any more")
@@ -30,11 +30,11 @@ def requirements(place: Place, old: list[Any], new: list[Any]) -> Iterator[Chang
 
 
 def schemes(pair: Pair) -> Iterator[Change]:
-    old = table(pair.old, "components", "securitySchemes")
-    new = table(pair.new, "components", "securitySchemes")
+    old = mapping_at(pair.old, "components", "securitySchemes")
+    new = mapping_at(pair.new, "components", "securitySchemes")
     for name, was in old.items():
-        here: Place = ("components", "securitySchemes", name)
-        now = table(new.get(name))
+        here: NodePath = ("components", "securitySchemes", name)
+        now = mapping_at(new.get(name))
         if not now:
             yield security(here, "policies", f"security scheme {name} is gone", "it guards", True)
             continue
@@ -43,10 +43,12 @@ def schemes(pair: Pair) -> Iterator[Change]:
         if was.get("x-tenant") != now.get("x-tenant"):
             reason = "the policies are bound to another tenant, or to none"
             yield security((*here, "x-tenant"), "policies", "x-tenant is lost or another", reason)
-        yield from _token((*here, "x-token"), table(was, "x-token"), table(now, "x-token"))
+        yield from _token(
+            (*here, "x-token"), mapping_at(was, "x-token"), mapping_at(now, "x-token")
+        )
 
 
-def _token(here: Place, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+def _token(here: NodePath, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
     if old and not new:
         yield security(here, "clients", "x-token is lost", "nothing says what a token must claim")
         return

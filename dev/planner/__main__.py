@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import psycopg
 
-from db import security_audit
+from db import revisions
 from db.migrate import MigrationError
 from dev.local.embedded import EmbeddedError
 from dev.planner.planning import Plan, migrated, plan, write
@@ -26,7 +26,7 @@ def _database(options: Namespace) -> Iterator[str]:
     if not url or options.check:
         with migrated() as own:
             yield own
-    elif security_audit.is_current(url):
+    elif revisions.is_up_to_date(url):
         yield url
     else:
         raise MigrationError("the database is not at the newest revision: run make migrate first")

@@ -17,7 +17,7 @@ from db.expected_tables import PRIVILEGES
 from dev.planner import ddl
 from openapi.tables import Table
 
-BROKEN = "BROKEN"  # what an index is that a build left behind
+INVALID = "BROKEN"  # what an index is that a build left behind
 _SCHEMA = "covenant_plan"
 _COLUMNS = """
 select c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
@@ -46,7 +46,7 @@ where c.relnamespace = current_schema::regnamespace and p.grantee = '{roles.APP}
 
 
 @dataclass(frozen=True)
-class Found:
+class TableState:
     """One table: {column: (type, NOT NULL, default)}, and the rest by name as the server prints it.
 
     An index is what follows its name: `UNIQUE btree (org_id, …)`.
@@ -88,7 +88,7 @@ def rename(
     return found
 
 
-def current(connection: psycopg.Connection[Any]) -> dict[str, Found]:
+def current(connection: psycopg.Connection[Any]) -> dict[str, TableState]:
     """Return the tables that there are."""
     return _read(connection, "public")
 
@@ -97,7 +97,7 @@ def wanted(
     connection: psycopg.Connection[Any],
     tables: Mapping[str, Table],
     grants: Mapping[str, Sequence[str]],
-) -> dict[str, Found]:
+) -> dict[str, TableState]:
     """Return the tables of the contract, as they would be."""
     connection.execute(f"create schema {_SCHEMA}")
     connection.execute(f"set local search_path = {_SCHEMA}")
@@ -109,18 +109,18 @@ def wanted(
     return {name: found[name] for name in tables}
 
 
-def _read(connection: psycopg.Connection[Any], schema: str) -> dict[str, Found]:
+def _read(connection: psycopg.Connection[Any], schema: str) -> dict[str, TableState]:
     connection.execute(f"set local search_path = {schema}".encode())
-    found: dict[str, Found] = {}
+    found: dict[str, TableState] = {}
     for table, column, *facts in connection.execute(_COLUMNS):
         kind, filled, default = facts
-        found.setdefault(table, Found()).columns[column] = (kind, filled, default)
+        found.setdefault(table, TableState()).columns[column] = (kind, filled, default)
     for table, name, definition in connection.execute(_CONSTRAINTS):
         found[table].constraints[name] = definition.removesuffix(" NOT VALID")
     for table, name, definition, is_valid in connection.execute(_INDEXES):
         unique = "UNIQUE " if definition.startswith("CREATE UNIQUE") else ""
         printed = unique + definition.partition(" USING ")[2]
-        found[table].indexes[name] = printed if is_valid else BROKEN
+        found[table].indexes[name] = printed if is_valid else INVALID
     for table, privilege in connection.execute(_GRANTS, (list(PRIVILEGES),)):
         found[table].grants.add(privilege)
     return found

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-MADE = "made"
+CREATED = "made"
 
 
 @dataclass(frozen=True)

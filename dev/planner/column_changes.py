@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from dev.planner.catalogue import Found
+from dev.planner.catalogue import TableState
 from dev.planner.change import Change
 from dev.planner.column_types import default_of, definition, quoted
 from openapi.tables import Column, Table
@@ -23,7 +23,7 @@ def added(table: Table, column: Column) -> Change:
     )
 
 
-def dropped(table: Table, name: str, was: Found, now: Found) -> Change:
+def dropped(table: Table, name: str, was: TableState, now: TableState) -> Change:
     kind, filled, default = was.columns[name]
     alike = [n for n in now.columns.keys() - was.columns.keys() if now.columns[n][0] == kind]
     loss = f"the column `{name}` would be dropped with all its values"
@@ -44,7 +44,7 @@ def dropped(table: Table, name: str, was: Found, now: Found) -> Change:
     )
 
 
-def altered(table: Table, column: Column, was: Found, now: Found) -> Iterator[Change]:
+def altered(table: Table, column: Column, was: TableState, now: TableState) -> Iterator[Change]:
     name = column.name
     (old_type, old_filled, old_default) = was.columns[name]
     (new_type, new_filled, new_default) = now.columns[name]

@@ -6,13 +6,15 @@ from dataclasses import replace
 from decimal import Decimal
 
 from dev.planner import ddl
-from dev.planner.catalogue import BROKEN, Found
+from dev.planner.catalogue import INVALID, TableState
 from dev.planner.change import Change
 from dev.planner.column_types import quoted
 from openapi.tables import Table, reference_name
 
 
-def constraints(table: Table, was: Found, now: Found, again: set[str]) -> Iterator[Change]:
+def constraints(
+    table: Table, was: TableState, now: TableState, again: set[str]
+) -> Iterator[Change]:
     clauses = ddl.constraints(table)
     of_column = {
         name: column.name for column in table.columns for name in ddl.column_checks(table, column)
@@ -62,7 +64,7 @@ def _constraint_added(table: Table, name: str, clause: str, old: str | None) -> 
     )
 
 
-def dropped(table: Table, name: str, was: Found) -> Change:
+def dropped(table: Table, name: str, was: TableState) -> Change:
     alter = f"alter table {quoted(table.name)}"
     return Change(
         table.name,
@@ -106,12 +108,12 @@ def index_added(table: Table, name: str) -> Change:
     )
 
 
-def index_dropped(table: Table, name: str, was: Found) -> Change:
+def index_dropped(table: Table, name: str, was: TableState) -> Change:
     return Change(
         table.name,
         f"{name} dropped",
         _patiently(f"drop index concurrently if exists {name}"),
-        (index(table.name, name, was),) if was.indexes[name] != BROKEN else (),
+        (index(table.name, name, was),) if was.indexes[name] != INVALID else (),
         online=True,
     )
 
@@ -121,7 +123,7 @@ def _patiently(*statements: str) -> tuple[str, ...]:
     return "set lock_timeout = '5min'", *statements, "reset lock_timeout"
 
 
-def index(table: str, name: str, found: Found) -> str:
+def index(table: str, name: str, found: TableState) -> str:
     definition = found.indexes[name]
     kind = "unique index" if definition.startswith("UNIQUE ") else "index"
     return f"create {kind} {name} on {quoted(table)} using {definition.removeprefix('UNIQUE ')}"

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from db import migrate, security_audit
-from db.expected_tables import needed
+from db import migrate, revisions
+from db.expected_tables import required_privileges
 from dev.local import embedded
 from dev.planner import catalogue, ddl, platform_tables, revision, table_changes
 from dev.planner.change import Change
-from openapi.contract import Contract, ContractError, Fault
-from openapi.documents import Place, at, table
+from openapi.contract import Contract, ContractError, Issue
+from openapi.documents import NodePath, mapping_at, node_at
 
 
 @dataclass(frozen=True)
@@ -24,12 +24,12 @@ class Plan:
     """What has to be done, in order, and what of it is refused."""
 
     changes: tuple[Change, ...]
-    refused: tuple[Fault, ...]
+    refused: tuple[Issue, ...]
 
 
 def plan(checked: Contract, url: str) -> Plan:
     """Compare the contract with the database of `url`, whose owner that is; nothing is changed."""
-    grants = {name: needed(checked, name) for name in checked.tables}
+    grants = {name: required_privileges(checked, name) for name in checked.tables}
     own = {"alembic_version", *platform_tables.metadata().tables} - checked.tables.keys()
     with catalogue.scratch(url) as connection:
         renamed = catalogue.rename(connection, checked.tables.values())
@@ -52,7 +52,7 @@ def plan(checked: Contract, url: str) -> Plan:
 
 
 def write(
-    planned: Plan, name: str | None = None, folder: Path = security_audit.MIGRATIONS
+    planned: Plan, name: str | None = None, folder: Path = revisions.MIGRATIONS
 ) -> Path | None:
     """Write the revision that follows the newest of `folder`, and return its file; None where
     nothing has to be done. Raises `ContractError` for what is refused."""
@@ -60,7 +60,7 @@ def write(
         raise ContractError(planned.refused)
     if not planned.changes:
         return None
-    before = security_audit.newest(folder)
+    before = revisions.newest(folder)
     named = name or "_and_".join(dict.fromkeys(change.table for change in planned.changes))
     made = revision.render(f"{int(before) + 1:04d}", before, named[:60].strip("_"), planned.changes)
     file = folder / "versions" / made.name
@@ -68,7 +68,7 @@ def write(
     return file
 
 
-def _refusal(checked: Contract, change: Change) -> Fault | None:
+def _refusal(checked: Contract, change: Change) -> Issue | None:
     """Return why a change is not made: it could lose something, and nobody says that it may."""
     if change.loss is None:
         return None
@@ -81,33 +81,33 @@ def _refusal(checked: Contract, change: Change) -> Fault | None:
     return checked.fault(place, reason)
 
 
-def _place(checked: Contract, change: Change) -> Place:
+def _place(checked: Contract, change: Change) -> NodePath:
     if change.table not in checked.tables:
         return ()
-    here: Place = ("components", "schemas", checked.tables[change.table].schema)
-    properties = table(at(checked.document, here), "properties")
+    here: NodePath = ("components", "schemas", checked.tables[change.table].schema)
+    properties = mapping_at(node_at(checked.document, here), "properties")
     return (*here, "properties", change.column) if change.column in properties else here
 
 
-def _is_acknowledged(checked: Contract, place: Place, change: Change) -> bool:
+def _is_acknowledged(checked: Contract, place: NodePath, change: Change) -> bool:
     """Whether the property says so, or else the schema or the root, by name: what stands there
     would cover all that is dropped later."""
-    if "properties" in place and "x-acknowledge" in table(at(checked.document, place)):
+    if "properties" in place and "x-acknowledge" in mapping_at(node_at(checked.document, place)):
         return True
-    reason = table(at(checked.document, place[:3]), "x-acknowledge").get("reason", "")
+    reason = mapping_at(node_at(checked.document, place[:3]), "x-acknowledge").get("reason", "")
     return bool(re.search(rf"\b{change.column or change.table}\b", reason))
 
 
-def _holder(checked: Contract, place: Place, change: Change) -> str:
+def _holder(checked: Contract, place: NodePath, change: Change) -> str:
     """Say where an acknowledgement can stand: nothing stands beside a $ref."""
-    if "properties" in place and "$ref" not in table(at(checked.document, place)):
+    if "properties" in place and "$ref" not in mapping_at(node_at(checked.document, place)):
         return "there"
     owner = f"on the schema {place[2]}" if place else "at the root"
     return f"{owner}, with a reason that names `{change.column or change.table}`"
 
 
 @contextmanager
-def migrated(folder: Path = security_audit.MIGRATIONS) -> Iterator[str]:
+def migrated(folder: Path = revisions.MIGRATIONS) -> Iterator[str]:
     """Yield the URL of a PostgreSQL of our own, at the newest revision of `folder`."""
     with (
         TemporaryDirectory() as directory,

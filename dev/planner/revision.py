@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dev.planner.change import MADE, Change
+from dev.planner.change import CREATED, Change
 
 _HEAD = '''"""{title}"""
 
@@ -68,7 +68,7 @@ def title(changes: Iterable[Change]) -> str:
     """Return what a revision does, as its docstring."""
     done: dict[str, list[str]] = {}
     for change in changes:
-        done.setdefault(change.table, []).extend([change.what] if change.what != MADE else [])
+        done.setdefault(change.table, []).extend([change.what] if change.what != CREATED else [])
     first, *others = done
     lines = [f"{table.capitalize()}: {', '.join(some)}." for table, some in done.items() if some]
     if not others and lines and len(lines[0]) <= WIDEST - len('""""""'):

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from db.expected_tables import PRIVILEGES
 from dev.planner import column_changes, ddl, key_changes
-from dev.planner.catalogue import Found
-from dev.planner.change import MADE, Change
+from dev.planner.catalogue import TableState
+from dev.planner.change import CREATED, Change
 from dev.planner.column_types import quoted
 from openapi.tables import Table
 
@@ -20,10 +20,10 @@ def new_tables(
 ) -> Iterator[Change]:
     """Yield what makes the tables, those that others refer to first."""
     for name, statements, undone in ddl.create(tables, known, grants):
-        yield Change(name, MADE, tuple(statements), (undone,))
+        yield Change(name, CREATED, tuple(statements), (undone,))
 
 
-def dropped_tables(tables: Mapping[str, Found]) -> Iterator[Change]:
+def dropped_tables(tables: Mapping[str, TableState]) -> Iterator[Change]:
     """Yield what drops the tables, those that refer to others first."""
     waiting = dict(tables)
     while waiting:
@@ -53,7 +53,7 @@ def _in_a_circle(name: str) -> Change:
     return Change(name, "dropped", (), (), loss=f"the table `{name}` {reason}")
 
 
-def _made_again(name: str, found: Found) -> Iterator[str]:
+def _made_again(name: str, found: TableState) -> Iterator[str]:
     """Yield what makes a table as it was; its rows are gone."""
     lines = []
     for column, (kind, filled, default) in found.columns.items():
@@ -68,7 +68,9 @@ def _made_again(name: str, found: Found) -> Iterator[str]:
         yield ddl.grant(name, [p for p in PRIVILEGES if p in found.grants])
 
 
-def of_table(table: Table, was: Found, now: Found, renamed: Mapping[str, str]) -> Iterator[Change]:
+def of_table(
+    table: Table, was: TableState, now: TableState, renamed: Mapping[str, str]
+) -> Iterator[Change]:
     """Yield the changes in order; the columns of `renamed` {old: new} have new names in `was`."""
     if renamed:
         change, was = _renamed(table, was, now, renamed)
@@ -103,8 +105,8 @@ def of_table(table: Table, was: Found, now: Found, renamed: Mapping[str, str]) -
 
 
 def _renamed(
-    table: Table, was: Found, now: Found, renamed: Mapping[str, str]
-) -> tuple[Change, Found]:
+    table: Table, was: TableState, now: TableState, renamed: Mapping[str, str]
+) -> tuple[Change, TableState]:
     """Rename columns, and what says the same under a name that is derived from theirs."""
     name = quoted(table.name)
     there, back = [], []
@@ -141,7 +143,7 @@ def _lines(statements: list[str], indent: int) -> str:
     return f";\n{' ' * indent}".join(statements) + ";"
 
 
-def _grants(table: Table, was: Found, now: Found) -> Iterator[Change]:
+def _grants(table: Table, was: TableState, now: TableState) -> Iterator[Change]:
     more = [p for p in PRIVILEGES if p in now.grants - was.grants]
     less = [p for p in PRIVILEGES if p in was.grants - now.grants]
     if more:

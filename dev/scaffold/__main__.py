@@ -19,14 +19,14 @@ from typing import Any
 from dev import lint
 from dev.scaffold import insertion
 from dev.scaffold.fields import GRAMMAR, ScaffoldError
-from dev.scaffold.request import Request, resource
+from dev.scaffold.request import ResourceRequest, resource
 from dev.scaffold.resource import Resource
 from openapi import contract
 from openapi.contract import Contract, ContractError
 from openapi.yaml_loader import display
 
 
-def write(file: Path, handlers: Path, asked: Request) -> tuple[int, Resource]:
+def write(file: Path, handlers: Path, asked: ResourceRequest) -> tuple[int, Resource]:
     """Add the resource to `file`; return how many lines that are.
 
     Raises `ScaffoldError` and `ContractError`; the file is as it was then.
@@ -74,7 +74,7 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
         print(f"{__doc__}\n{GRAMMAR}", file=sys.stderr)
         return 1
     try:
-        added, made = write(contract.DEFAULT, contract.DEFAULT_HANDLERS, Request(*given))
+        added, made = write(contract.DEFAULT, contract.DEFAULT_HANDLERS, ResourceRequest(*given))
     except (ScaffoldError, ContractError) as error:
         print(f"{error}\nNothing was written.", file=sys.stderr)
         return 1

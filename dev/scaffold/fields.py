@@ -30,16 +30,16 @@ Keys and indexes are words of their own:
 """
 LINE = r"[^\u0000-\u001f\u007f]"
 LINES = r"[^\u0000-\u0008\u000b-\u001f\u007f]"
-MOST_TEXT = 1_000_000
-MOST_ITEMS = 100
-MOST_KEY = 600  # an entry of an index has 2704 bytes, and a character up to 4
-EXACT = 2**53 - 1  # beyond it many readers of JSON round
+MAX_TEXT = 1_000_000
+MAX_ITEMS = 100
+MAX_KEY_CHARACTERS = 600  # an entry of an index has 2704 bytes, and a character up to 4
+MAX_EXACT_INTEGER = 2**53 - 1  # beyond it many readers of JSON round
 TYPES = (
     *("string", "text", "integer", "number", "boolean", "date", "date-time", "uuid", "email"),
     *("enum", "array", "ref"),
 )
 # Of the code that openapi-python-client 0.29 writes around the fields, which they would hide.
-CLIENT = ("d", "cls", "field_dict", "to_dict", "from_dict")
+CLIENT_RESERVED = ("d", "cls", "field_dict", "to_dict", "from_dict")
 SNAKE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 ID = {"type": "string", "format": "uuid"}
 
@@ -106,8 +106,8 @@ def parse(text: str) -> Fields:
             raise ScaffoldError(f"{where}: names a field twice")
         if any(columns[name].schema["type"] == "array" for name in names):
             raise ScaffoldError(f"{where}: an array cannot be part of a key")
-        if sum(columns[name].schema.get("maxLength", 0) for name in names) > MOST_KEY:
-            raise ScaffoldError(f"{where}: a key has at most {MOST_KEY} characters")
+        if sum(columns[name].schema.get("maxLength", 0) for name in names) > MAX_KEY_CHARACTERS:
+            raise ScaffoldError(f"{where}: a key has at most {MAX_KEY_CHARACTERS} characters")
     return Fields(
         tuple(columns.values()),
         tuple(names for _, kind, names in keys if kind == "unique"),
@@ -130,7 +130,7 @@ def _field(word: str) -> Field:
         raise ScaffoldError(f"`{name}` is no name in snake_case of at most 40 characters")
     if name in ("true", "false", "null", "yes", "no", "on", "off"):
         raise ScaffoldError(f"`{name}` is no name to every reader of YAML")
-    if name in CLIENT:
+    if name in CLIENT_RESERVED:
         raise ScaffoldError(f"`{name}` is a name that generated Python clients use themselves")
     if name in SERVICE_COLUMNS:
         raise ScaffoldError(f"`{name}` is the service's: it is there without being asked for")
@@ -151,14 +151,14 @@ def _schema(kind: str, of: str | None) -> dict[str, Any]:
     match kind:
         case "string" | "text":
             line, usual = (LINE, (1, 200)) if kind == "string" else (LINES, (0, 10_000))
-            low, high = _span(of, *usual, 0, MOST_TEXT, int)
+            low, high = _span(of, *usual, 0, MAX_TEXT, int)
             least = {"minLength": low} if low else {}
             return {"type": "string", **least, "maxLength": high, "pattern": f"^{line}*$"}
         case "integer":
-            low, high = _span(of, -EXACT, EXACT, -(2**63), 2**63 - 1, int)
+            low, high = _span(of, -MAX_EXACT_INTEGER, MAX_EXACT_INTEGER, -(2**63), 2**63 - 1, int)
             return {"type": "integer", "minimum": low, "maximum": high}
         case "number":
-            low, high = _span(of, -EXACT, EXACT, -1e300, 1e300, float)
+            low, high = _span(of, -MAX_EXACT_INTEGER, MAX_EXACT_INTEGER, -1e300, 1e300, float)
             return {"type": "number", "minimum": low, "maximum": high}
         case "enum":
             options = (of or "").split("|")
@@ -189,7 +189,7 @@ def _array(of: str) -> dict[str, Any]:
             "write array(type) or array(type,most), such as array(string(1..40),20)"
         )
     items = _schema(match[1], match[2] and match[2][1:-1])
-    return {"type": "array", "maxItems": int(match[3] or MOST_ITEMS), "items": items}
+    return {"type": "array", "maxItems": int(match[3] or MAX_ITEMS), "items": items}
 
 
 def _span(of: str | None, low: Any, high: Any, least: Any, most: Any, kind: type) -> Any:

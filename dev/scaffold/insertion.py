@@ -6,7 +6,7 @@ from dev.scaffold.resource import METHODS, Resource
 from dev.scaffold.schemas import schemas
 from openapi import documents
 from openapi.contract import Contract, Operation
-from openapi.documents import Place, dotted, table
+from openapi.documents import NodePath, format_path, mapping_at
 
 # Who answers with an organization: status, where its id stands, what is linked from there.
 ORGS = {
@@ -18,7 +18,7 @@ ORGS = {
 
 def add(text: str, declared: Contract, made: Resource) -> str:
     """Return the contract's text with the resource added. Raises `ScaffoldError`."""
-    sites: list[tuple[Place, list[str]]] = [
+    sites: list[tuple[NodePath, list[str]]] = [
         (_last(declared, "tags"), operations.tag(made)),
         *_links(declared, made),
         *_conflicts(declared, made),
@@ -42,7 +42,7 @@ def add(text: str, declared: Contract, made: Resource) -> str:
     return "".join(lines)
 
 
-def _links(declared: Contract, made: Resource) -> list[tuple[Place, list[str]]]:
+def _links(declared: Contract, made: Resource) -> list[tuple[NodePath, list[str]]]:
     """Return what other operations link to it, which is how a fuzzer finds its way."""
     sites = [
         (id, code, operations.links_from_org(made, org, verbs))
@@ -50,7 +50,7 @@ def _links(declared: Contract, made: Resource) -> list[tuple[Place, list[str]]]:
     ]
     for parent in _parents(made):
         sites.append((f"{parent}.create", "201", operations.links_from_parent(made, parent)))
-    found: list[tuple[Place, list[str]]] = []
+    found: list[tuple[NodePath, list[str]]] = []
     for id, code, links in sites:
         operation = declared.operations.get(id)
         if operation and links and operation.responses.get(code, {}).get("links"):
@@ -58,9 +58,9 @@ def _links(declared: Contract, made: Resource) -> list[tuple[Place, list[str]]]:
     return found
 
 
-def _conflicts(declared: Contract, made: Resource) -> list[tuple[Place, list[str]]]:
+def _conflicts(declared: Contract, made: Resource) -> list[tuple[NodePath, list[str]]]:
     """Return the answers that deleting what is referred to can have from now on."""
-    found: list[tuple[Place, list[str]]] = []
+    found: list[tuple[NodePath, list[str]]] = []
     for parent in _parents(made, "restrict"):
         operation = declared.operations.get(f"{parent}.delete")
         if operation and "409" not in operation.responses:
@@ -79,36 +79,38 @@ def _responses(operation: Operation) -> tuple[str, ...]:
     return ("paths", operation.path, operation.method, "responses")
 
 
-def _last(declared: Contract, *place: str) -> Place:
+def _last(declared: Contract, *place: str) -> NodePath:
     """Return the place of the last of a list or mapping."""
     try:
-        node = documents.at(declared.document, place)
+        node = documents.node_at(declared.document, place)
     except LookupError:
         raise ScaffoldError(f"the contract has no {'.'.join(place)}") from None
     last = len(node) - 1 if isinstance(node, list) else list(node)[-1]
     return (*place, last)
 
 
-def _last_id(declared: Contract) -> Place:
+def _last_id(declared: Contract) -> NodePath:
     """The ids of paths stand together, before what else is a parameter."""
     parameters = declared.document["components"]["parameters"]
-    ids = [name for name, node in parameters.items() if table(node).get("in") == "path"]
+    ids = [name for name, node in parameters.items() if mapping_at(node).get("in") == "path"]
     return ("components", "parameters", ids[-1])
 
 
-def _last_page(declared: Contract) -> Place:
+def _last_page(declared: Contract) -> NodePath:
     """Resources end with their page, and stand before what they share."""
     schemas = declared.document["components"]["schemas"]
-    pages = [n for n, node in schemas.items() if {"items", "next"} <= {*table(node, "properties")}]
+    pages = [
+        n for n, node in schemas.items() if {"items", "next"} <= {*mapping_at(node, "properties")}
+    ]
     return ("components", "schemas", pages[-1] if pages else list(schemas)[-1])
 
 
-def _block_line(declared: Contract, place: Place) -> int:
+def _block_line(declared: Contract, place: NodePath) -> int:
     """Return the line of the key at `place`. Raises `ScaffoldError` where it shares a line."""
     line = declared.line_of(*place)
     if line == declared.line_of(*place[:-1]):
         raise ScaffoldError(
-            f"line {line}: write {dotted(place[:-1])} with one entry a line, to add to it"
+            f"line {line}: write {format_path(place[:-1])} with one entry a line, to add to it"
         )
     return line
 

@@ -9,11 +9,11 @@ from dev.scaffold.fields import SNAKE, Fields, ScaffoldError
 from dev.scaffold.operations import ANSWERS
 from dev.scaffold.resource import Resource, filters
 from openapi.contract import Contract
-from openapi.documents import table
-from openapi.tables import OWN_TABLES, VERBS
+from openapi.documents import mapping_at
+from openapi.tables import METHOD_BY_VERB, PLATFORM_TABLES
 
-USUAL = "create list get update delete"
-NOWHERE = "019ab2f6-0000-7000-8000-000000000000"
+DEFAULT_VERBS = "create list get update delete"
+UNUSED_ID = "019ab2f6-0000-7000-8000-000000000000"
 # What a plural may look like, and its singular then. Not here is what has two: caches and branches,
 # cases and buses, moves and shelves.
 PLURALS = (
@@ -22,7 +22,7 @@ PLURALS = (
     (r"()(.+([^sxzhovi]e|[^siue]))s", r"\2"),
 )
 # What a resource refers to; the shipped contract has them.
-NEEDED = {
+REQUIRED_COMPONENTS = {
     "schemas": ("Id", "Time", "Cursor"),
     "parameters": ("OrgId", "Limit", "Cursor"),
     "headers": ("Location",),
@@ -37,7 +37,7 @@ TAGGED = (("parameters", "IfMatch"), ("headers", "ETag"), ("responses", "Precond
 
 
 @dataclass(frozen=True)
-class Request:
+class ResourceRequest:
     """What was asked for, as it was typed."""
 
     name: str
@@ -46,30 +46,30 @@ class Request:
     singular: str = ""
 
 
-def resource(declared: Contract, modules: frozenset[str], asked: Request) -> Resource:
+def resource(declared: Contract, modules: frozenset[str], asked: ResourceRequest) -> Resource:
     """Return what is asked for, as it fits into the contract.
 
     `modules` are the names below handlers/. Raises `ScaffoldError`.
     """
-    components = table(declared.document, "components")
+    components = mapping_at(declared.document, "components")
     _demand_parts(components)
     name = _name(declared, modules, asked.name)
     parsed = fields.parse(asked.fields)
     made = Resource(
         name=name,
         singular=_singular(name, asked.singular),
-        verbs=_verbs(asked.verbs or USUAL),
+        verbs=_verbs(asked.verbs or DEFAULT_VERBS),
         fields=parsed,
         ids=_ids(declared, parsed, name),
-        keyed=all(part in table(components, kind) for kind, part in KEYED),
-        tagged=all(part in table(components, kind) for kind, part in TAGGED),
+        keyed=all(part in mapping_at(components, kind) for kind, part in KEYED),
+        tagged=all(part in mapping_at(components, kind) for kind, part in TAGGED),
     )
     for column in filters(parsed):
         if column.name in ("limit", "cursor", "sort"):
             raise ScaffoldError(f"{parsed.words[column.name]}: no filter can have that name")
     own = [("schemas", f"{made.schema}{end}") for end in ("", "Request", "Patch", "Page")]
     for kind, part in (*own, ("parameters", f"{made.schema}Id")):
-        if part in table(components, kind):
+        if part in mapping_at(components, kind):
             line = declared.line_of("components", kind, part)
             raise ScaffoldError(f"NAME: `{name}` would write {part}, which line {line} has")
     return made
@@ -77,9 +77,9 @@ def resource(declared: Contract, modules: frozenset[str], asked: Request) -> Res
 
 def _demand_parts(components: dict[str, Any]) -> None:
     answers = [name for code, name in ANSWERS.items() if code not in ("412", "422")]
-    for kind, names in {**NEEDED, "responses": tuple(answers)}.items():
+    for kind, names in {**REQUIRED_COMPONENTS, "responses": tuple(answers)}.items():
         for name in names:
-            if name not in table(components, kind):
+            if name not in mapping_at(components, kind):
                 raise ScaffoldError(f"the contract has no components/{kind}/{name} to refer to")
 
 
@@ -93,7 +93,7 @@ def _name(declared: Contract, modules: frozenset[str], name: str) -> str:
         raise ScaffoldError(f"NAME: `{name}` is in the contract already")
     if name in modules:
         raise ScaffoldError(f"NAME: `{name}` is taken: handlers/{name}.py would serve it")
-    if name in OWN_TABLES:
+    if name in PLATFORM_TABLES:
         raise ScaffoldError(f"NAME: `{name}` is taken: a table of the service has that name")
     return name
 
@@ -112,10 +112,10 @@ def _singular(name: str, given: str) -> str:
 def _verbs(text: str) -> tuple[str, ...]:
     words = text.replace(",", " ").split()
     for n, word in enumerate(words, 1):
-        if word not in VERBS:
-            known = ", ".join(VERBS)
+        if word not in METHOD_BY_VERB:
+            known = ", ".join(METHOD_BY_VERB)
             raise ScaffoldError(f"VERBS: word {n}, `{word}`: unknown verb: there are {known}")
-    return tuple(verb for verb in VERBS if verb in words)
+    return tuple(verb for verb in METHOD_BY_VERB if verb in words)
 
 
 def _ids(declared: Contract, parsed: Fields, name: str) -> dict[str, str]:
@@ -133,5 +133,5 @@ def _ids(declared: Contract, parsed: Fields, name: str) -> dict[str, str]:
             )
         row = [o for o in declared.operations.values() if o.tag == column.table and "}" in o.path]
         ids = (p for o in row for p in o.parameters if o.path.endswith(f"/{{{p['name']}}}"))
-        found[column.name] = str(next((p["example"] for p in ids if "example" in p), NOWHERE))
+        found[column.name] = str(next((p["example"] for p in ids if "example" in p), UNUSED_ID))
     return found

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from dev.scaffold.fields import Field, Fields
-from openapi.tables import VERBS
+from openapi.tables import METHOD_BY_VERB
 
-METHODS = {verb: VERBS[verb] for verb in ("get", "replace", "update", "delete")}
+METHODS = {verb: METHOD_BY_VERB[verb] for verb in ("get", "replace", "update", "delete")}
 ORG_ID = "019ab2f4-7c1e-7a52-9f3d-2b6c8e5d4a10"
 TIME = "2026-11-23T11:00:00Z"
 EXAMPLES = {

@@ -11,7 +11,7 @@ from dev.local.embedded import Server
 from openapi.contract import Contract
 from service.identity import keys, tokens
 from service.identity.keys import KeyRing
-from service.identity.tokens import Terms
+from service.identity.tokens import TokenTerms
 
 OWNER_PASSWORD = APP_PASSWORD = "bench"
 TOKENS = 100
@@ -55,7 +55,7 @@ def make(server: Server, folder: Path, contract: Contract, orgs: int, projects: 
         ).fetchall()
     keys_dir = folder / "keys"
     if not keys_dir.exists():
-        keys.create(keys_dir, time.time() - 60)
+        keys.create_key(keys_dir, time.time() - 60)
     ring = KeyRing(keys_dir)
     data = Data(
         url=server.url(roles.APP, APP_PASSWORD, name),
@@ -73,7 +73,7 @@ def make(server: Server, folder: Path, contract: Contract, orgs: int, projects: 
 def _write(
     file: Path, count: int, targets: list[tuple[str, str]], ring: KeyRing, contract: Contract
 ) -> None:
-    terms = Terms(**contract.token)
+    terms = TokenTerms(**contract.token)
     now = time.time()
     with file.open("w") as lines:
         for n in range(count):

@@ -7,7 +7,7 @@ from typing import Any
 from evidence.benchmark.load import WORKLOADS, Run
 from evidence.benchmark.systems import PEERS
 
-GOALS = {
+GOALS: dict[str, dict[str, float]] = {
     "A": {"r": 12, "l": 9, "w": 9, "h": 2},
     "E": {"r": 5, "l": 4, "w": 3.5, "h": 2},
     "pgbench": {"r": 0.7, "l": 0.45, "w": 0.7},

@@ -1,9 +1,6 @@
 """The systems that are measured, each one process on a port of its own."""
 
 import os
-import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -13,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evidence.benchmark.data import Data
+from evidence.harness import processes, services
+from evidence.harness.processes import ROOT, free_port, wait_until
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 30
+START_TIMEOUT_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class System:
     seconds_to_ready: float
 
     def memory_mib(self) -> float:
-        """Resident memory now."""
+        """Return the resident memory."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith("VmRSS"):
                 return int(line.split()[1]) / 1024
@@ -46,28 +44,24 @@ PEERS = {
 
 @contextmanager
 def service(
-    data: Data, folder: Path, name: str = "Covenant", root: Path = ROOT
+    data: Data, folder: Path, name: str = "Covenant", tree: Path = ROOT
 ) -> Iterator[System]:
-    """The service with every feature on, as `serve` runs it."""
-    settings = {
-        "DATABASE_URL": data.url,
-        "KEYS_DIR": str(data.keys_dir),
-        "GUEST_LIMIT": "off",
-        "DRAIN_SECONDS": "0",
-        "LOG_FORMAT": "json",
-    }
-    command = [sys.executable, "-m", "service", "serve"]
-    port = _free_port()
-    with _running(
-        name, command, settings | {"PORT": str(port)}, port, "/ready", folder, root
-    ) as it:
-        yield it
+    """Run the service with every feature on, as `serve` runs it."""
+    made = services.Service(
+        folder, data.url, tree=tree, KEYS_DIR=str(data.keys_dir), DRAIN_SECONDS="0"
+    )
+    started = time.perf_counter()
+    try:
+        made.start()
+        yield System(name, made.url, made.pid, time.perf_counter() - started)
+    finally:
+        made.stop()
 
 
 @contextmanager
 def peer(name: str, python: Path, data: Data, folder: Path, contract: Path) -> Iterator[System]:
-    """A peer in its own environment, on the same server with the same loop and parser."""
-    port = _free_port()
+    """Run a peer in its own environment, on the same server with the same loop and parser."""
+    port, log = free_port(), folder / f"{name}.log"
     module = f"evidence.benchmark.peers.{PEERS[name][1]}:app"
     command = [str(python), "-m", "uvicorn", module, "--port", str(port), "--loop", "uvloop"]
     command += ["--http", "httptools", "--no-access-log", "--log-level", "warning"]
@@ -77,46 +71,17 @@ def peer(name: str, python: Path, data: Data, folder: Path, contract: Path) -> I
         "BENCH_CONTRACT": str(contract),
         "PYTHONPATH": str(ROOT),
     }
-    with _running(name, command, settings, port, "/health", folder, ROOT) as it:
-        yield it
+    url, started = f"http://127.0.0.1:{port}", time.perf_counter()
+    with processes.running(command, log, environment=os.environ | settings) as process:
+        wait_until(lambda: _is_healthy(url) or process.poll() is not None, START_TIMEOUT_SECONDS)
+        if not _is_healthy(url):
+            raise SystemExit(f"{name} did not start:\n{log.read_text()[-2000:]}")
+        yield System(name, url, process.pid, time.perf_counter() - started)
 
 
-@contextmanager
-def _running(
-    name: str,
-    command: list[str],
-    settings: dict[str, str],
-    port: int,
-    path: str,
-    folder: Path,
-    root: Path,
-) -> Iterator[System]:
-    url = f"http://127.0.0.1:{port}"
-    with (folder / f"{name}.log").open("wb") as log:
-        started = time.perf_counter()
-        process = subprocess.Popen(
-            command, cwd=root, env=os.environ | settings, stdout=log, stderr=log
-        )
-        try:
-            while not _answers(url + path):
-                if process.poll() is not None or time.perf_counter() - started > PATIENCE:
-                    raise SystemExit(f"{name} did not start:\n{Path(log.name).read_text()[-2000:]}")
-                time.sleep(0.01)
-            yield System(name, url, process.pid, time.perf_counter() - started)
-        finally:
-            process.terminate()
-            process.wait(PATIENCE)
-
-
-def _answers(url: str) -> bool:
+def _is_healthy(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
             return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -12,8 +12,8 @@ import structlog
 
 from evidence.certificate import mutants, report, runs
 from evidence.certificate.results import Certificate
-from evidence.certificate.runs import PARTS, Options, OtherContract
-from evidence.harness.stage import ROOT, Service
+from evidence.certificate.runs import PARTS, Options, OtherContract, Target
+from evidence.harness.processes import ROOT
 from openapi import contract
 from openapi.contract import ContractError
 
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
         checked_out = contract.load()
         if given.url:
             place = urlsplit(given.url)
-            service = Service(place.hostname or "", place.port or 80, given.keys_dir)
+            service = Target(place.hostname or "", place.port or 80, given.keys_dir)
             made = runs.remote(checked_out, service, given.database_url, parts, say)
         else:
             made = runs.certificate(checked_out, Options(parts, given.sql, given.undo), say)

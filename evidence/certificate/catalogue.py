@@ -156,7 +156,7 @@ def faults(connection: psycopg.Connection[Any], grants: Mapping[str, Set[str]]) 
     def rows(query: str) -> list[Any]:
         return connection.execute(query).fetchall()
 
-    tenants = {table for table, *_ in rows(SECURITY)} - set(security_audit.OPEN_TABLES)
+    tenants = {table for table, *_ in rows(SECURITY)} - set(security_audit.NON_TENANT_TABLES)
     return {
         *_rows_are_secured(tenants, rows(SECURITY), rows(COLUMNS)),
         *_policies(tenants, rows(POLICIES)),

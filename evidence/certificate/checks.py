@@ -13,7 +13,7 @@ from db import tenancy
 from db.connections.database import Database
 from evidence.certificate import catalogue, row_snapshots
 from evidence.certificate.identities import World, call
-from evidence.certificate.results import Rule
+from evidence.certificate.results import Check
 from evidence.certificate.row_snapshots import Table
 from openapi.contract import Contract
 
@@ -23,10 +23,10 @@ ABSENT = "00000000-0000-7000-8000-000000000000"
 Connection = psycopg.Connection[Any]
 
 
-def catalogue_rule(contract: Contract, superuser: Connection) -> Rule:
+def catalogue_rule(contract: Contract, superuser: Connection) -> Check:
     """Hold the whole catalogue against its rules, and the grants against the operations."""
     found = sorted(catalogue.faults(superuser, catalogue.needed(contract)))
-    return Rule(
+    return Check(
         "catalogue",
         "every table is enabled and forced, under the expected policies and grants, and nothing"
         " leads around them",
@@ -37,7 +37,7 @@ def catalogue_rule(contract: Contract, superuser: Connection) -> Rule:
 
 def settings_rules(
     app_url: str, superuser: Connection, world: World, tables: list[Table]
-) -> Iterator[Rule]:
+) -> Iterator[Check]:
     """Try every statement in every state of the settings: none may reach the victim's rows."""
     states = {"never set": None, "empty": "", "of another": ABSENT}
     rows = {table: _rows(superuser, table, world.victim.orgs) for table in tables}
@@ -53,7 +53,7 @@ def settings_rules(
                     said = _unexpected(error)
                 if said:
                     faults.append(f"setting {state}: {command} on {table.name}: {said}")
-        yield Rule(
+        yield Check(
             "settings",
             f"the settings {state}: no row is seen, changed or inserted",
             f"{tried} statements on {len(tables)} tables that hold the victim's rows",
@@ -105,7 +105,7 @@ def _unexpected(error: psycopg.Error) -> str:
     return f"{error.sqlstate} {str(error).splitlines()[0]}"
 
 
-def alternation_rule(app_url: str, world: World, tables: list[Table], pooled: bool) -> Rule:
+def alternation_rule(app_url: str, world: World, tables: list[Table], pooled: bool) -> Check:
     """Two tenants in turn on one connection: each sees its own rows, nobody sees any."""
     tenants = [world.victim, world.actors["other"]]
     faults: list[str] = []
@@ -129,7 +129,7 @@ def alternation_rule(app_url: str, world: World, tables: list[Table], pooled: bo
             if faults:
                 break
     how = "through PgBouncer" if pooled else "prepared at once"
-    return Rule(
+    return Check(
         "alternation",
         "two tenants in turn on one connection see only their own rows",
         f"{ALTERNATIONS} turns on {len(tables)} tables, {how}",
@@ -150,7 +150,7 @@ def _tenants(app: Connection, table: Table) -> set[str]:
     return {org for (org,) in app.execute(query)}
 
 
-def service_alternation_rule(world: World) -> Rule:
+def service_alternation_rule(world: World) -> Check:
     """Two tenants in turn through the service, which has one connection of each kind."""
     faults: list[str] = []
     reads = [o for o in world.contract.operations.values() if o.method == "get" and o.security]
@@ -167,7 +167,7 @@ def service_alternation_rule(world: World) -> Rule:
                 faults.append(
                     f"turn {n}: {operation.id} showed {mine.name} what is {theirs.name}'s"
                 )
-    return Rule(
+    return Check(
         "alternation",
         "two tenants in turn over the service's one connection get only their own",
         f"{turns * len(reads)} answers of {len(reads)} operations",
@@ -175,10 +175,10 @@ def service_alternation_rule(world: World) -> Rule:
     )
 
 
-def door_rule(app_url: str, world: World) -> Rule:
+def door_rule(app_url: str, world: World) -> Check:
     """Use the service's own door to the database, and look at what it leaves on the connection."""
     found, looks = asyncio.run(_door(app_url, world))
-    return Rule(
+    return Check(
         "door",
         "what the door binds ends with its transaction, and reads are read-only",
         f"{looks} looks at the settings of a used connection",
@@ -196,12 +196,12 @@ async def _door(app_url: str, world: World) -> tuple[list[str], int]:
     looks = 0
     try:
         org, subject = world.victim.orgs[0], world.victim.subject
-        doors: dict[str, Callable[[bool], tenancy.Door]] = {
-            "as_tenant": lambda only: tenancy.as_tenant(database, org, read_only=only),
-            "as_subject": lambda only: tenancy.as_subject(database, subject, read_only=only),
+        doors: dict[str, Callable[[bool], tenancy.Session]] = {
+            "as_tenant": lambda only: tenancy.tenant_session(database, org, read_only=only),
+            "as_subject": lambda only: tenancy.subject_session(database, subject, read_only=only),
         }
         for (name, door), read_only in product(doors.items(), (True, False)):
-            nobody = tenancy.Door(database, {}, read_only)
+            nobody = tenancy.Session(database, {}, read_only)
             used = door(read_only)
             rows = await used.fetch(look, SETTINGS[0])
             if (rows[0][1] == b"on") != read_only:
@@ -220,7 +220,7 @@ async def _door(app_url: str, world: World) -> tuple[list[str], int]:
     return faults, looks
 
 
-def leftover_rule(pooled_url: str) -> Rule:
+def leftover_rule(pooled_url: str) -> Check:
     """Look, as the next client of the pool of one, at what the service left on its connection."""
     faults = []
     with psycopg.connect(pooled_url, autocommit=True, prepare_threshold=None) as other:
@@ -232,7 +232,7 @@ def leftover_rule(pooled_url: str) -> Rule:
             row = other.execute("select current_setting(%s)", (name,)).fetchone()
             if row != (right,):
                 faults.append(f"{name} stayed {json.dumps(row)} behind PgBouncer")
-    return Rule(
+    return Check(
         "pooler",
         "nothing stays bound on the one server connection",
         "looked at as its next client",

@@ -3,7 +3,7 @@
 import time
 from http.client import HTTPConnection, HTTPException
 
-from evidence.certificate.results import Answer, Request
+from evidence.certificate.results import Request, Response
 
 TIMEOUT = 20.0
 
@@ -17,7 +17,7 @@ class Client:
     def close(self) -> None:
         self._connection.close()
 
-    def send(self, request: Request) -> Answer:
+    def send(self, request: Request) -> Response:
         """Send a request and return its answer; 0 is the status of none."""
         for again in (False, True):
             try:
@@ -25,10 +25,10 @@ class Client:
             except (HTTPException, OSError) as error:
                 self._connection.close()
                 if again:
-                    return Answer(0, (), f"no answer: {type(error).__name__}".encode(), 0.0)
+                    return Response(0, (), f"no answer: {type(error).__name__}".encode(), 0.0)
         raise AssertionError
 
-    def _send(self, request: Request) -> Answer:
+    def _send(self, request: Request) -> Response:
         connection = self._connection
         started = time.perf_counter()
         connection.putrequest(request.method, request.target, skip_accept_encoding=True)
@@ -42,4 +42,4 @@ class Client:
         body = response.read()
         seconds = time.perf_counter() - started
         headers = tuple((name.lower(), value) for name, value in response.getheaders())
-        return Answer(response.status, headers, body, seconds)
+        return Response(response.status, headers, body, seconds)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Set
 from typing import Any
 
-from evidence.certificate.results import Answer
+from evidence.certificate.results import Response
 
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+(Z|[+-]\d\d:\d\d)")
@@ -13,7 +13,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}
 _SLACK = 2  # seconds that a number which counts them may differ by
 
 
-def differences(answer: Answer, double: Answer, known: Set[str], sent: Set[str]) -> list[str]:
+def differences(answer: Response, double: Response, known: Set[str], sent: Set[str]) -> list[str]:
     """Return how an answer differs from that to its double, an empty list for not at all.
 
     Outside 2xx nothing may differ but the request id. In 2xx what is made new each time may:
@@ -38,12 +38,12 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _plain(answer: Answer) -> bytes:
+def _plain(answer: Response) -> bytes:
     own = dict(answer.headers).get("x-request-id", "")
     return answer.body.replace(own.encode(), b"*") if own else answer.body
 
 
-def _exact(answer: Answer) -> list[tuple[str, str]]:
+def _exact(answer: Response) -> list[tuple[str, str]]:
     return [pair for pair in answer.headers if pair[0] not in ("date", "x-request-id")]
 
 
@@ -66,7 +66,7 @@ def _mask(known: Set[str], sent: Set[str]) -> Callable[[str], str]:
     return mask
 
 
-def _value(answer: Answer) -> Any:
+def _value(answer: Response) -> Any:
     try:
         return json.loads(answer.body) if answer.body else None
     except ValueError:

@@ -24,8 +24,8 @@ from evidence.certificate.matrix import (
     path_ids,
     sign_in,
 )
-from evidence.certificate.results import Answer, Request
-from evidence.certificate.seeds import Seed, seeds, sow
+from evidence.certificate.results import Request, Response
+from evidence.certificate.seeds import Seed, insert_seeds, seeds
 from evidence.certificate.values import DATE, TRIES, Uncoverable, leaves, sample, words
 from openapi.contract import Contract, Operation
 
@@ -111,7 +111,7 @@ def call(
     body: Any = None,
     query: Mapping[str, str] | None = None,
     headers: Mapping[str, str] = MappingProxyType({}),
-) -> Answer:
+) -> Response:
     """Call an operation with an actor's own token and ids."""
     target = path(operation, actor.ids) + (f"?{urlencode(query)}" if query else "")
     fields = tuple(headers.items())
@@ -191,7 +191,7 @@ def one_more(world: World, parameter: str, actor: Actor) -> None:
         actor.spares[parameter] = made
         keep(actor, maker, made)
     elif seed := world.seeds.get(parameter):
-        keep(actor, seed, sow(world.superuser, seed, actor.ids))
+        keep(actor, seed, insert_seeds(world.superuser, seed, actor.ids))
 
 
 def _tenant(contract: Contract, client: Client, made: Mapping[str, Maker], name: str) -> Actor:
@@ -225,7 +225,7 @@ def _fill(
 ) -> None:
     """Insert two rows where no operation makes any, and know a position in each list."""
     for seed in sown:
-        first, second = (sow(superuser, seed, actor.ids) for _ in range(2))
+        first, second = (insert_seeds(superuser, seed, actor.ids) for _ in range(2))
         keep(actor, seed, first)
         actor.markers |= {first, second}
     for operation in contract.operations.values():

@@ -17,7 +17,7 @@ IDENTITIES = {
     "forged": "the tenant's own claims, signed with another key, not at all, or with a signature"
     " of another token",
 }
-WAYS = {
+ATTACK_VECTORS = {
     "path id": "its id in the path",
     "parent id": "an id above the operation's own in the path",
     "body": "its ids in the body, and properties that no client may set",

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from db import security_audit
-from evidence.harness import stage
+from db import server_versions
+from evidence.harness.processes import ROOT
 from openapi.contract import Contract
 
 
@@ -37,7 +37,7 @@ def _floor(version: str) -> str:
     """Return why this PostgreSQL is below the security floor, or nothing."""
     number = re.match(r"(\d+)\.(\d+)", version)
     return (
-        security_audit.floor_warning(int(number[1]) * 10_000 + int(number[2])) or ""
+        server_versions.floor_warning(int(number[1]) * 10_000 + int(number[2])) or ""
         if number
         else ""
     )
@@ -47,7 +47,7 @@ def _git(*words: str) -> str:
     try:
         done = subprocess.run(
             ["git", *words],
-            cwd=stage.ROOT,
+            cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=20,

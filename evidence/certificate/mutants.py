@@ -13,7 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from evidence.harness import stage
+from evidence.harness.postgres import any_server
+from evidence.harness.processes import ROOT, find_program
 
 TREE = ("openapi", "handlers", "service", "db", "dev", "evidence")
 LONGEST = 240.0
@@ -52,14 +53,14 @@ def main(only: str = "") -> int:
         raise SystemExit(f"no mutant's name holds {only!r}")
     with tempfile.TemporaryDirectory(prefix="certify-mutants-") as name:
         folder = Path(name)
-        with stage.server(folder) as url:
+        with any_server(folder) as url:
             whole = fate(Mutant("none", ""), folder, url)
             print(
                 f"the tree as it is: {'red' if whole.killed else 'green'}  {whole.told}", flush=True
             )
             fates = []
             for n, mutant in enumerate(chosen):
-                if mutant.parts == "pooler" and stage.program("pgbouncer") is None:
+                if mutant.parts == "pooler" and find_program("pgbouncer") is None:
                     print(f"not run: {mutant.name}: pgbouncer is not installed")
                     continue
                 made = fate(mutant, folder, url)
@@ -100,7 +101,7 @@ def fate(mutant: Mutant, folder: Path, server_url: str) -> Fate:
         tree = Path(name)
         for package in TREE:
             ignored = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(stage.ROOT / package, tree / package, ignore=ignored)
+            shutil.copytree(ROOT / package, tree / package, ignore=ignored)
         for file in dict.fromkeys(file for file, _, _ in mutant.edits):
             try:
                 text = planted((tree / file).read_text(encoding="utf-8"), file, mutant)

@@ -11,7 +11,7 @@ from evidence.certificate import comparison, row_snapshots
 from evidence.certificate.identities import Actor, World, one_more, renewed
 from evidence.certificate.matrix import IDENTITIES, Plan, Probe, shows_text, success_codes
 from evidence.certificate.request_builder import aims_of, draft
-from evidence.certificate.results import Answer, Cell, Evidence, Request, redacted
+from evidence.certificate.results import Case, Evidence, Request, Response, redacted
 from evidence.certificate.row_snapshots import Snapshot, Table
 from evidence.certificate.values import Uncoverable
 
@@ -34,23 +34,23 @@ class Rows:
 
 def cells(
     world: World, plans: list[Plan], rows: Rows, say: Callable[[str], None]
-) -> Iterator[Cell]:
+) -> Iterator[Case]:
     """Run every cell of the matrix."""
     for plan in plans:
         say(plan.operation.id)
         for identity in IDENTITIES:
             for way, probes in plan.ways.items():
                 if isinstance(probes, str):
-                    yield Cell(plan.operation.id, identity, way, reason=probes)
+                    yield Case(plan.operation.id, identity, way, reason=probes)
                 elif identity not in world.actors:
-                    yield Cell(plan.operation.id, identity, way, reason="not run: no keys")
+                    yield Case(plan.operation.id, identity, way, reason="not run: no keys")
                 else:
                     yield _cell(world, plan, world.actors[identity], way, probes, rows)
 
 
 def _cell(
     world: World, plan: Plan, actor: Actor, way: str, probes: tuple[Probe, ...], rows: Rows
-) -> Cell:
+) -> Case:
     stranger = actor.name in STRANGERS and not plan.is_public
     before = rows.look([]) if stranger else {}
     evidence = []
@@ -66,7 +66,7 @@ def _cell(
         evidence[-1] = replace(evidence[-1], faults=(*evidence[-1].faults, fault))
     identity = "own" if actor is world.victim else actor.name
     identity = "other" if actor is world.actors["other"] else identity
-    return Cell(plan.operation.id, identity, way, tuple(evidence))
+    return Case(plan.operation.id, identity, way, tuple(evidence))
 
 
 def _probe(
@@ -96,7 +96,7 @@ def _one(
         known = world.victim.bodies.get(plan.operation.id) or {}
         theirs |= {f"text {n}": t for n, t in known.items() if isinstance(t, str)}
         aimed = replace(probe, form="theirs")
-    double: Answer | None = None
+    double: Response | None = None
     texts: set[str] = set()
     if not own and probe.where != "malformed":
         with _spare(world, plan, actor, probe):
@@ -133,7 +133,7 @@ def _one(
 
 
 def _faults(
-    world: World, plan: Plan, actor: Actor, probe: Probe, request: Request, answer: Answer
+    world: World, plan: Plan, actor: Actor, probe: Probe, request: Request, answer: Response
 ) -> Iterator[str]:
     expected = _expected(world, plan, actor, probe)
     if expected is not None and answer.status not in expected:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jinja2
 
-from evidence.certificate.matrix import IDENTITIES, WAYS
+from evidence.certificate.matrix import ATTACK_VECTORS, IDENTITIES
 from evidence.certificate.results import Certificate, Run, as_json, redacted
 
 NAMES = ("certificate.json", "certificate.html")
@@ -46,7 +46,7 @@ def html(certificate: Certificate) -> str:
         certificate=as_json(certificate),
         operations=_operations(certificate.runs),
         identities=IDENTITIES,
-        ways=WAYS,
+        ways=ATTACK_VECTORS,
         marks=MARKS,
         redacted=redacted,
     )

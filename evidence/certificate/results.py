@@ -19,7 +19,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """What came back: header names in lower case, in the order of their arrival."""
 
     status: int
@@ -34,14 +34,14 @@ class Evidence:
 
     probe: str
     request: Request
-    answer: Answer | None
+    answer: Response | None
     compared: str
     effect: str
     faults: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Cell:
+class Case:
     """One operation, one identity, one way in; `reason` says why a cell does not apply."""
 
     operation: str
@@ -63,7 +63,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Rule:
+class Check:
     """One rule of a layer beneath the operations, and what was found."""
 
     layer: str
@@ -77,8 +77,8 @@ class Run:
     """The matrix and the layers over one way to the database: `direct` or `pooled`."""
 
     name: str
-    cells: tuple[Cell, ...] = ()
-    rules: tuple[Rule, ...] = ()
+    cells: tuple[Case, ...] = ()
+    rules: tuple[Check, ...] = ()
 
     @property
     def faults(self) -> list[str]:
@@ -130,7 +130,7 @@ def as_json(certificate: Certificate) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
+def _cell(cell: Case) -> dict[str, Any]:
     return {
         "operation": cell.operation,
         "identity": cell.identity,

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from db.security_audit import OPEN_TABLES
+from db.security_audit import NON_TENANT_TABLES
 
 _TABLES = """
 select n.nspname, c.relname, min(a.attname::text)
@@ -41,7 +41,9 @@ Snapshot = Mapping[str, tuple[str, str]]  # table: hash of all its rows, of thos
 
 def tables(connection: psycopg.Connection[Any]) -> list[Table]:
     """Return every table that holds rows of tenants."""
-    return [Table(*row) for row in connection.execute(_TABLES, (list(OPEN_TABLES),)).fetchall()]
+    return [
+        Table(*row) for row in connection.execute(_TABLES, (list(NON_TENANT_TABLES),)).fetchall()
+    ]
 
 
 def snapshot(

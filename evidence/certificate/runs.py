@@ -3,23 +3,26 @@
 import json
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from db.errors import first_line
 from evidence.certificate import checks, identities, matrix, metadata, probes, row_snapshots, timing
 from evidence.certificate.client import Client
 from evidence.certificate.identities import World
 from evidence.certificate.probes import Rows
-from evidence.certificate.results import Cell, Certificate, Request, Rule, Run
+from evidence.certificate.results import Case, Certificate, Check, Request, Run
 from evidence.certificate.seeds import seeds
 from evidence.certificate.values import Uncoverable
-from evidence.harness import stage
-from evidence.harness.stage import Database, Service, StageError
+from evidence.harness.pgbouncer import pooler
+from evidence.harness.postgres import Database, any_server, execute, new_database
+from evidence.harness.processes import HarnessError, find_program, last_line
+from evidence.harness.services import serving
 from openapi.contract import Contract
 
 PARTS = ("matrix", "layers", "timing", "pooler")
@@ -43,6 +46,15 @@ class Found:
     not_run: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Target:
+    """The service that is certified; its keys are known where this process started it."""
+
+    host: str
+    port: int
+    keys_dir: Path | None
+
+
 class OtherContract(Exception):
     """The service serves another contract than the one that is checked out."""
 
@@ -57,17 +69,17 @@ def certificate(contract: Contract, options: Options, say: Callable[[str], None]
     with tempfile.TemporaryDirectory(prefix="certify-") as name, ExitStack() as stack:
         folder = Path(name)
         try:
-            url = stack.enter_context(stage.server(folder))
-            database = stack.enter_context(stage.database(url, options.planted, options.undo))
+            url = stack.enter_context(any_server(folder))
+            database = stack.enter_context(_spoilt_database(url, options))
             superuser = stack.enter_context(_connected(database.superuser_url))
             version = str(superuser.execute("show server_version").fetchone()[0])  # type: ignore[index]
             say(f"PostgreSQL {version}")
             found.append(_direct(contract, options, folder, database, superuser, say))
-            if "pooler" in options.parts and stage.program("pgbouncer") is None:
+            if "pooler" in options.parts and find_program("pgbouncer") is None:
                 not_run.append("pooler: pgbouncer is not installed (apt-get install pgbouncer)")
             elif "pooler" in options.parts:
                 found.append(_pooled(contract, folder, database, superuser, say))
-        except StageError as error:
+        except HarnessError as error:
             faults.append(f"stage: {error}")
     for part in found:
         faults += part.faults
@@ -79,7 +91,7 @@ def certificate(contract: Contract, options: Options, say: Callable[[str], None]
 
 def remote(
     contract: Contract,
-    service: Service,
+    service: Target,
     database_url: str | None,
     parts: tuple[str, ...],
     say: Callable[[str], None],
@@ -93,8 +105,8 @@ def remote(
     not_run = ["layers, pooler: a running service was given, not its database"]
     not_run += [] if "timing" in parts else ["timing: not asked for"]
     faults = [*_uncoverable(contract)]
-    cells: tuple[Cell, ...] = ()
-    rules: list[Rule] = []
+    cells: tuple[Case, ...] = ()
+    rules: list[Check] = []
     with closing(client), ExitStack() as stack:
         demand_contract(contract, client)
         superuser = stack.enter_context(_connected(database_url)) if database_url else None
@@ -154,13 +166,13 @@ def _direct(
     say: Callable[[str], None],
 ) -> Found:
     rules = [checks.catalogue_rule(contract, superuser)] if "layers" in options.parts else []
-    cells: tuple[Cell, ...] = ()
+    cells: tuple[Case, ...] = ()
     faults: list[str] = []
     not_run: list[str] = []
     wanted = [part for part in options.parts if part != "pooler"]
     try:
         if wanted:
-            with stage.serving(folder / "direct", database.app_url) as service:
+            with _target(folder / "direct", database.app_url) as service:
                 client = Client(service.host, service.port)
                 demand_contract(contract, client)
                 world = identities.world(contract, client, service.keys_dir, superuser)
@@ -176,7 +188,7 @@ def _direct(
                     cells = tuple(probes.cells(world, plans, rows, say))
                 if "timing" in options.parts:
                     rules += timing.rules(world, plans, say)
-    except StageError as error:
+    except HarnessError as error:
         faults.append(f"stage: {error}")
     except OtherContract as error:
         faults.append(f"stage: {error}")
@@ -192,15 +204,15 @@ def _pooled(
     superuser: psycopg.Connection[Any],
     say: Callable[[str], None],
 ) -> Found:
-    rules: list[Rule] = []
-    cells: tuple[Cell, ...] = ()
+    rules: list[Check] = []
+    cells: tuple[Case, ...] = ()
     faults = []
     pool = folder / "pgbouncer"
     pool.mkdir()
     try:
         with (
-            stage.pooler(pool, database.app_url) as url,
-            stage.serving(folder / "pooled", url) as service,
+            pooler(pool, database.app_url) as url,
+            _target(folder / "pooled", url) as service,
         ):
             client = Client(service.host, service.port)
             world = identities.world(contract, client, service.keys_dir, superuser)
@@ -210,7 +222,7 @@ def _pooled(
                 probes.cells(world, matrix.plans(contract), rows, lambda id: say(f"pooled {id}"))
             )
             rules.append(checks.leftover_rule(url))
-    except StageError as error:
+    except HarnessError as error:
         faults.append(f"stage: pooled: {error}")
     except Uncoverable as error:
         faults.append(f"pooled: cannot be covered: {error}")
@@ -219,7 +231,7 @@ def _pooled(
 
 def _layers(
     app_url: str, superuser: psycopg.Connection[Any], world: World, rows: Rows, *, pooled: bool
-) -> list[Rule]:
+) -> list[Check]:
     return [
         *checks.settings_rules(app_url, superuser, world, rows.tables),
         checks.alternation_rule(app_url, world, rows.tables, pooled),
@@ -229,3 +241,36 @@ def _layers(
 
 def _connected(url: str) -> psycopg.Connection[Any]:
     return psycopg.connect(url, autocommit=True)
+
+
+@contextmanager
+def _spoilt_database(superuser_url: str, options: Options) -> Iterator[Database]:
+    """Yield a new database, spoilt by `options.planted`; `options.undo` repairs the server."""
+    with new_database(superuser_url, "certify") as database:
+        try:
+            if options.planted:
+                execute(database.superuser_url, options.planted)
+        except psycopg.Error as error:
+            raise HarnessError(f"the database: {first_line(error)}") from error
+        try:
+            yield database
+        finally:
+            if options.undo:
+                execute(database.superuser_url, options.undo)
+
+
+@contextmanager
+def _target(folder: Path, database_url: str) -> Iterator[Target]:
+    """Run the service of this tree with one connection of each kind. Raises `HarnessError`."""
+    folder.mkdir()
+    settings = {
+        "DATABASE_CONNECTIONS": "1",
+        "HOST": "127.0.0.1",
+        "RATE_LIMITS": "false",
+        "DRAIN_SECONDS": "0",
+        "VALIDATE_RESPONSES": "true",
+    }
+    with serving(folder, database_url, environment=settings) as service:
+        yield Target("127.0.0.1", service.port, service.keys_dir)
+        if not service.is_running:
+            raise HarnessError(f"the service ended: {last_line(service.log)}")

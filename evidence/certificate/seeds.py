@@ -38,7 +38,9 @@ def seeds(contract: Contract) -> list[Seed]:
     ]
 
 
-def sow(superuser: psycopg.Connection[Any] | None, seed: Seed, known: dict[str, str]) -> str:
+def insert_seeds(
+    superuser: psycopg.Connection[Any] | None, seed: Seed, known: dict[str, str]
+) -> str:
     """Insert a row of the tenant whose ids are `known`; return its id.
 
     Raises `Uncoverable`, as what cannot be filled cannot be certified.

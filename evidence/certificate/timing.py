@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from evidence.certificate.identities import World
 from evidence.certificate.matrix import Plan, Probe
 from evidence.certificate.request_builder import aims_of, draft
-from evidence.certificate.results import Rule
+from evidence.certificate.results import Check
 
 PAIRS = 80  # of one look; a look that finds something is repeated with four times as many
 ALPHA = 0.001  # that noise alone makes one of all tests look like a difference
@@ -31,7 +31,7 @@ class Look:
         return self.chance < ALPHA / tests and abs(self.difference_ms) >= enough
 
 
-def rules(world: World, plans: list[Plan], say: Callable[[str], None]) -> list[Rule]:
+def rules(world: World, plans: list[Plan], say: Callable[[str], None]) -> list[Check]:
     """Return one rule for each operation that takes an id."""
     targets = [(plan, probe) for plan in plans if (probe := _probe(plan))]
     return [_rule(world, plan, probe, len(targets), say) for plan, probe in targets]
@@ -57,7 +57,7 @@ def _probe(plan: Plan) -> Probe | None:
     return None
 
 
-def _rule(world: World, plan: Plan, probe: Probe, tests: int, say: Callable[[str], None]) -> Rule:
+def _rule(world: World, plan: Plan, probe: Probe, tests: int, say: Callable[[str], None]) -> Check:
     say(f"timing of {plan.operation.id}")
     first = _look(world, plan, probe, PAIRS)
     seen = first
@@ -71,7 +71,7 @@ def _rule(world: World, plan: Plan, probe: Probe, tests: int, say: Callable[[str
     )
     name = f"{plan.operation.id}: an id of another tenant takes as long as one that nothing has"
     fault = f"{plan.operation.id}: the time to answer tells them apart: {told}"
-    return Rule("timing", name, told, (fault,) if found else ())
+    return Check("timing", name, told, (fault,) if found else ())
 
 
 def _look(world: World, plan: Plan, probe: Probe, pairs: int) -> Look:

@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from db import roles
 from evidence.fuzz import runner
+from evidence.harness.postgres import any_server, new_database
+from evidence.harness.services import Service, serving
 from openapi import contract
-from tests.platform.fix_postgres import Postgres, server
-from tests.platform.fix_service import Service, serving
 
 EXAMPLES = 100  # for each operation and phase of one round
 SUCCESSES = 8  # of each operation in one round
@@ -58,17 +57,14 @@ def main() -> int:
 
 @contextmanager
 def _service(folder: Path) -> Iterator[Service]:
-    owner, app = secrets.token_hex(16), secrets.token_hex(16)
-    with server(_made(folder / "postgresql")) as (kind, url):
-        roles.make_roles(url, owner, app)
-        database = Postgres(kind, url, owner, app).database()
-        with serving(_made(folder / "service"), database.app_url, RATE_LIMITS="false") as service:
-            yield service
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
+    with (
+        any_server(folder) as url,
+        new_database(url, "fuzz") as database,
+        serving(
+            folder, database.app_url, RATE_LIMITS="false", VALIDATE_RESPONSES="true"
+        ) as service,
+    ):
+        yield service
 
 
 def _arguments() -> argparse.Namespace:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from evidence.fuzz.peers import Peer
+from evidence.harness.processes import ROOT
+from evidence.harness.services import Service
 from openapi.contract import Contract, Operation
-from tests.platform.fix_service import Service
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
 PHASES = ["coverage", "examples", "fuzzing", "stateful"]
 INPUTLESS = 3
 
@@ -70,7 +72,7 @@ def run(
     """
     folder.mkdir()
     report, counts, peers = (folder / name for name in ("report.json", "counts.json", "peers.json"))
-    with service.http() as ours, service.http() as theirs:
+    with _client(service) as ours, _client(service) as theirs:
         rival, stranger = Peer(ours, contract), Peer(theirs, contract)
     # The owner's header is a placeholder: hooks.py puts the token of the case's organization there.
     # Replays do not pass the hooks, so the rival's token is a real one.
@@ -188,6 +190,10 @@ def _label(operation: Operation) -> str:
     return f"{operation.method.upper()} {operation.path}"
 
 
+def _client(service: Service) -> httpx.Client:
+    return httpx.Client(base_url=service.url, timeout=15)
+
+
 def _identity(name: str, token: str) -> dict[str, Any]:
     """An entry of a Web Fuzzing Commons authentication file."""
     return {"name": name, "fixedHeaders": [{"name": "Authorization", "value": f"Bearer {token}"}]}
@@ -196,7 +202,7 @@ def _identity(name: str, token: str) -> dict[str, Any]:
 def _replays(service: Service, contract: Contract, tenant: str) -> Counter[str]:
     """Count in the service's log what the rival sent: Schemathesis tells nobody."""
     sent: Counter[str] = Counter()
-    for line in service.lines().splitlines():
+    for line in service.log_lines():
         if tenant in line:
             operation = contract.operations.get(json.loads(line).get("operation"))
             if operation is not None:

@@ -1,0 +1,1 @@
+"""Starts what evidence is gathered on: processes, PostgreSQL, PgBouncer and the service."""

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evidence.harness.stage import ROOT
+from evidence.harness.processes import ROOT
 from evidence.resilience import (
     clocks,
     database,

@@ -3,11 +3,12 @@
 import time
 from pathlib import Path
 
-from evidence.harness.stage import ROOT
-from evidence.resilience import stage
+from evidence.harness.postgres import postgres
+from evidence.harness.services import Service, serving
 from evidence.resilience.load import Stream, failed, loading, once, told
 from evidence.resilience.scenario import NotRun, Scenario, Trial
-from service.identity.tokens import LEEWAY
+from evidence.resilience.tenants import tenant
+from service.identity.tokens import LEEWAY_SECONDS
 
 LIBRARIES = "/usr/lib/*/faketime/libfaketimeMT.so.1"
 HOURS = 7200
@@ -16,19 +17,24 @@ HOURS = 7200
 def skewed(trial: Trial) -> None:
     """A token of a replica whose clock is ahead or behind, at one whose clock is right."""
     # A token issued two hours ago has expired.
-    expected = {LEEWAY - 2: 200, LEEWAY + 2: 401, -(LEEWAY + 2): 200, -HOURS: 401}
+    expected = {
+        LEEWAY_SECONDS - 2: 200,
+        LEEWAY_SECONDS + 2: 401,
+        -(LEEWAY_SECONDS + 2): 200,
+        -HOURS: 401,
+    }
     with (
-        stage.postgres(trial.folder) as database,
-        stage.service(trial.folder, database.app_url) as right,
+        postgres(trial.folder) as database,
+        serving(trial.folder, database.app_url) as right,
     ):
         for seconds, status in expected.items():
             clock = Clock(trial.folder)
             clock.set(seconds)
-            wrong = stage.Service(trial.folder, database.app_url, ROOT, **clock.settings())
+            wrong = Service(trial.folder, database.app_url, environment=clock.settings())
             try:
                 wrong.start()
                 # Its own token it takes, or there would be no organization.
-                answered = once(right.port, stage.tenant(wrong.port).list()).status
+                answered = once(right.port, tenant(wrong.port).list()).status
             finally:
                 wrong.stop()
             trial.note(f"{seconds:+} s: {answered}")
@@ -37,16 +43,16 @@ def skewed(trial: Trial) -> None:
 
 def set_while_running(trial: Trial) -> None:
     """The clock jumps two hours ahead and back under load; timeouts and pools must not care."""
-    with stage.postgres(trial.folder) as database:
+    with postgres(trial.folder) as database:
         clock = Clock(trial.folder)
         clock.set(0)
-        service = stage.Service(trial.folder, database.app_url, ROOT, **clock.settings())
+        service = Service(trial.folder, database.app_url, environment=clock.settings())
         try:
             service.start()
             for jump in (HOURS, 0, -600, 0):
                 clock.set(jump)
                 time.sleep(1.2)  # the keys are looked at each second
-                acme = stage.tenant(service.port, f"At {jump}")
+                acme = tenant(service.port, f"At {jump}")
                 read = Stream("read", lambda _, a=acme: a.list(), 4, 0.01)  # type: ignore[misc]
                 with loading(service.port, read) as load:
                     time.sleep(1)
@@ -86,7 +92,7 @@ class Clock:
 SCENARIOS = (
     Scenario(
         "skew",
-        f"a token of a replica whose clock is ahead is taken up to {LEEWAY} s, and no more",
+        f"a token of a replica whose clock is ahead is taken up to {LEEWAY_SECONDS} s, and no more",
         skewed,
     ),
     Scenario(

@@ -8,10 +8,13 @@ import time
 from pathlib import Path
 
 from dev.local import embedded
-from evidence.harness import stage as certify_stage
-from evidence.resilience import stage
+from evidence.harness.pgbouncer import pooler
+from evidence.harness.postgres import Postgres, postgres
+from evidence.harness.processes import HarnessError
+from evidence.harness.services import Service, serving
 from evidence.resilience.load import Reply, Stream, failed, loading, once, percentile, told
-from evidence.resilience.scenario import Scenario, Trial, duration, until
+from evidence.resilience.scenario import Scenario, Trial, duration, require_program, until
+from evidence.resilience.tenants import Tenant, created, tenant
 
 OUTAGE = 1.9
 STARTING = 0.25  # seconds that PostgreSQL takes to start
@@ -19,27 +22,25 @@ STARTING = 0.25  # seconds that PostgreSQL takes to start
 
 def restarting(trial: Trial) -> None:
     """PostgreSQL is stopped and started again under load, directly."""
-    with stage.postgres(trial.folder) as database:
+    with postgres(trial.folder) as database:
         _restart(trial, database, database.app_url)
 
 
 def restarting_behind_a_pooler(trial: Trial) -> None:
     """The same through PgBouncer in transaction mode."""
-    stage.program("pgbouncer")
-    with stage.postgres(trial.folder) as database:
+    require_program("pgbouncer")
+    with postgres(trial.folder) as database:
         folder = trial.folder / "pooler"
         folder.mkdir()
-        with certify_stage.pooler(folder, database.app_url, size=4) as url:
+        with pooler(folder, database.app_url, size=4) as url:
             _restart(trial, database, url, reads_that_may_fail=0.01)
 
 
-def _restart(
-    trial: Trial, database: stage.Postgres, url: str, reads_that_may_fail: float = 0
-) -> None:
+def _restart(trial: Trial, database: Postgres, url: str, reads_that_may_fail: float = 0) -> None:
     """A pooler ends connections of its own while the server is away, more than once."""
     pauses = (0.0,) if trial.short or reads_that_may_fail else (0.0, 1.0, OUTAGE)
-    with stage.service(trial.folder, url) as service:
-        acme = stage.tenant(service.port)
+    with serving(trial.folder, url) as service:
+        acme = tenant(service.port)
         read = Stream("read", lambda _: acme.list(), 8, 0.01)
         with loading(service.port, read, keyed(acme)) as load:
             time.sleep(1)
@@ -64,7 +65,7 @@ def _restart(
     trial.within("slowest", slowest, 3.0)
 
 
-def keyed(acme: stage.Tenant, clients: int = 4) -> Stream:
+def keyed(acme: Tenant, clients: int = 4) -> Stream:
     """Projects, each with an Idempotency-Key of its own, so that the service may try again."""
     run = secrets.token_hex(8)
     return Stream(
@@ -72,7 +73,7 @@ def keyed(acme: stage.Tenant, clients: int = 4) -> Stream:
     )
 
 
-def _outage(database: stage.Postgres, service: stage.Service, pause: float) -> float:
+def _outage(database: Postgres, service: Service, pause: float) -> float:
     """Stop PostgreSQL, start it again, and return how long it did not answer: about `pause`."""
     began = time.monotonic()
     database.stop()
@@ -85,10 +86,10 @@ def away(trial: Trial) -> None:
     """PostgreSQL is killed and stays away: refusals at once, and back with it."""
     seconds = 6 if trial.short else 30
     with (
-        stage.postgres(trial.folder, fsync=True) as database,
-        stage.service(trial.folder, database.app_url) as service,
+        postgres(trial.folder, fsync=True) as database,
+        serving(trial.folder, database.app_url) as service,
     ):
-        acme, pid = stage.tenant(service.port), service.pid
+        acme, pid = tenant(service.port), service.pid
         with loading(service.port, Stream("read", lambda _: acme.list(), 4, 0.02)) as load:
             time.sleep(1)
             killed = time.monotonic()
@@ -106,8 +107,8 @@ def away(trial: Trial) -> None:
         trial.within("served again after", max(0.0, min(late, default=float("inf"))), 1.0)
         after = [r for r in replies if r.began > back + 1 and r.status != 200]
         trial.demand(not after, f"a second after the database: {told(after)}")
-        trial.demand(service.runs and service.pid == pid, "the service ended")
-        said = [line for line in service.lines() if "the database is away" in line]
+        trial.demand(service.is_running and service.pid == pid, "the service ended")
+        said = [line for line in service.log_lines() if "the database is away" in line]
         trial.note(f"{len(said)} log lines say that it is away")
         trial.demand(0 < len(said) <= 3, f"{len(said)} log lines say that it is away")
 
@@ -125,10 +126,10 @@ def acknowledged(trial: Trial) -> None:
     """PostgreSQL is killed while rows are written, and what was answered 201 is looked for."""
     run = secrets.token_hex(4)
     with (
-        stage.postgres(trial.folder, fsync=True) as database,
-        stage.service(trial.folder, database.app_url) as service,
+        postgres(trial.folder, fsync=True) as database,
+        serving(trial.folder, database.app_url) as service,
     ):
-        acme = stage.tenant(service.port)
+        acme = tenant(service.port)
         write = Stream("write", lambda n: acme.create(f"{run} {n}"), 16)
         with loading(service.port, write) as load:
             for _ in range(1 if trial.short else 5):
@@ -141,8 +142,8 @@ def acknowledged(trial: Trial) -> None:
         _compare(trial, replies, database)
 
 
-def _compare(trial: Trial, replies: list[Reply], database: stage.Postgres) -> None:
-    answered = [stage.made(reply)["id"] for reply in replies if reply.status == 201]
+def _compare(trial: Trial, replies: list[Reply], database: Postgres) -> None:
+    answered = [created(reply)["id"] for reply in replies if reply.status == 201]
     rows = [str(row[0]) for row in database.rows("select id from projects")]
     maybe = [r for r in replies if r.status == 503 and b"may have happened" in r.body]
     trial.note(f"{len(answered):,} acknowledged, {len(rows):,} rows")
@@ -158,18 +159,20 @@ def _compare(trial: Trial, replies: list[Reply], database: stage.Postgres) -> No
 
 def late(trial: Trial) -> None:
     """The service is started first."""
-    with stage.postgres(trial.folder) as database:
+    with postgres(trial.folder) as database:
         database.stop()
-        with stage.service(trial.folder, database.app_url, ready=False) as service:
+        with serving(trial.folder, database.app_url, ready=False) as service:
             until(lambda: service.health() == 200)
             time.sleep(1.0 if trial.short else 10.0)
             trial.demand(service.ready() == 503, "/ready is not 503")
             database.start()
             trial.within("ready after the database", until(lambda: service.ready() == 200), 2.0)
-            acme = stage.tenant(service.port)
+            acme = tenant(service.port)
             trial.demand(once(service.port, acme.list()).status == 200, "it does not serve")
             lines = [
-                line for line in service.lines() if "covenant.database" in line or "away" in line
+                line
+                for line in service.log_lines()
+                if "covenant.database" in line or "away" in line
             ]
             said = [line for line in lines if "the database is away" in line]
             trial.note(f"{len(said)} log line while it waits")
@@ -178,8 +181,8 @@ def late(trial: Trial) -> None:
 
 def failover(trial: Trial) -> None:
     """The primary is killed, its synchronous standby promoted at another address."""
-    primary = stage.Postgres(trial.folder / "primary", fsync=True)
-    standby: stage.Postgres | None = None
+    primary = Postgres(trial.folder / "primary", fsync=True)
+    standby: Postgres | None = None
     run = secrets.token_hex(4)
     try:
         primary.prepare()
@@ -187,8 +190,8 @@ def failover(trial: Trial) -> None:
         url = f"{primary.app_url}?target_session_attrs=read-write".replace(
             f":{primary.port}/", f":{primary.port},127.0.0.1:{standby.port}/"
         )
-        with stage.service(trial.folder, url) as service:
-            acme, pid = stage.tenant(service.port), service.pid
+        with serving(trial.folder, url) as service:
+            acme, pid = tenant(service.port), service.pid
             write = Stream("write", lambda n: acme.create(f"{run} {n}"), 4, 0.005)
             with loading(service.port, write) as load:
                 time.sleep(1)
@@ -203,7 +206,7 @@ def failover(trial: Trial) -> None:
                 replies = load.stop()
             _took_over(trial, replies, killed, promoted)
             _compare(trial, replies, standby)
-            trial.demand(service.runs and service.pid == pid, "the service was started again")
+            trial.demand(service.is_running and service.pid == pid, "the service was started again")
     finally:
         primary.stop()
         if standby:
@@ -217,18 +220,18 @@ def _took_over(trial: Trial, replies: list[Reply], killed: float, promoted: floa
     trial.note(f"{duration(ended - killed)} after the kill")
 
 
-def _standby(folder: Path, primary: stage.Postgres) -> stage.Postgres:
+def _standby(folder: Path, primary: Postgres) -> Postgres:
     """Return a standby of `primary` that is in step with it."""
-    standby = stage.Postgres(folder / "standby", fsync=True, twin=primary)
+    standby = Postgres(folder / "standby", fsync=True, primary=primary)
     standby.folder.mkdir(mode=0o700)
     shutil.copy2(primary.folder / "password", standby.folder / "password")
     data = standby.folder / "data"
     backup = embedded.binary("pg_basebackup")
-    source = f"{primary.superuser('postgres')}?application_name=standby"
+    source = f"{primary.superuser_url('postgres')}?application_name=standby"
     command = [str(backup), "-d", source, "-D", str(data), "-R", "-X", "stream", "-c", "fast"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise certify_stage.StageError(f"pg_basebackup: {done.stderr.strip()}")
+        raise HarnessError(f"pg_basebackup: {done.stderr.strip()}")
     owner = os.stat(primary.folder / "data")
     for path in (data, *data.rglob("*")):
         os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
@@ -237,7 +240,7 @@ def _standby(folder: Path, primary: stage.Postgres) -> stage.Postgres:
     primary.execute("select pg_reload_conf()")
     in_step = "select from pg_stat_replication where sync_state = 'sync'"
     if until(lambda: len(primary.rows(in_step)) == 1, 10) > 10:
-        raise certify_stage.StageError("the standby does not follow")
+        raise HarnessError("the standby does not follow")
     return standby
 
 

@@ -8,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from evidence.harness import stage as certify_stage
-from evidence.resilience import stage
+from evidence.harness.postgres import postgres
+from evidence.harness.processes import HarnessError
+from evidence.harness.services import Service, serving
 from evidence.resilience.load import Reply, failed, once, tally, told
-from evidence.resilience.scenario import NotRun, Scenario, Trial, until
+from evidence.resilience.scenario import NotRun, Scenario, Trial, require_program, until
+from evidence.resilience.tenants import Tenant, tenant
 
 DISK_MB = 200
 # Some rows fit into pages and the log as they are; then the tables must grow.
@@ -22,10 +24,10 @@ def full(trial: Trial) -> None:
     """A file takes what is left of the database's disk; rows are written until one is refused."""
     with (
         small(trial.folder / "disk", DISK_MB) as disk,
-        stage.postgres(disk, options=("--max_wal_size=64MB", "--min_wal_size=32MB")) as database,
-        stage.service(trial.folder, database.app_url) as service,
+        postgres(disk, options=("--max_wal_size=64MB", "--min_wal_size=32MB")) as database,
+        serving(trial.folder, database.app_url) as service,
     ):
-        acme, ballast = stage.tenant(service.port), disk / "ballast"
+        acme, ballast = tenant(service.port), disk / "ballast"
         kept = json.loads(once(service.port, acme.create("kept")).body)["id"]
         pid = database.pid
         fill(ballast)
@@ -43,10 +45,10 @@ def full(trial: Trial) -> None:
         freed = until(lambda: once(service.port, acme.create(f"after {time.time()}")).status == 201)
         trial.within("written again after", freed, 5.0)
         trial.demand(database.pid == pid, "PostgreSQL was started again")
-        trial.demand(service.runs, "the service ended")
+        trial.demand(service.is_running, "the service ended")
 
 
-def _until_refused(service: stage.Service, acme: stage.Tenant) -> list[Reply]:
+def _until_refused(service: Service, acme: Tenant) -> list[Reply]:
     """Write long names until ten writes were refused."""
     refused: list[Reply] = []
     for number in range(MOST_WRITES):
@@ -61,12 +63,12 @@ def _until_refused(service: stage.Service, acme: stage.Tenant) -> list[Reply]:
 
 def log_full(trial: Trial) -> None:
     """The service cannot write its log: it serves all the same."""
-    with stage.postgres(trial.folder) as database, small(trial.folder / "disk", 1) as disk:
-        made = stage.Service(trial.folder, database.app_url)
+    with postgres(trial.folder) as database, small(trial.folder / "disk", 1) as disk:
+        made = Service(trial.folder, database.app_url)
         made.log = disk / "service.log"
         try:
             made.start()
-            acme = stage.tenant(made.port)
+            acme = tenant(made.port)
             fill(disk / "ballast")
             size = made.log.stat().st_size
             replies = [once(made.port, acme.list()) for _ in range(300)]
@@ -84,13 +86,13 @@ def log_full(trial: Trial) -> None:
         trial.demand(_torn(made) == 0, f"lines of the log that are not whole: {_torn(made)}")
 
 
-def _logs_again(service: stage.Service, acme: stage.Tenant) -> bool:
+def _logs_again(service: Service, acme: Tenant) -> bool:
     """Make a request, and tell whether the log says that lines of others were lost."""
     once(service.port, acme.list())
-    return any('"event":"log lines lost"' in line for line in service.lines())
+    return any('"event":"log lines lost"' in line for line in service.log_lines())
 
 
-def _torn(service: stage.Service) -> int:
+def _torn(service: Service) -> int:
     """Return how many lines of the log are not whole."""
     lines = service.log.read_text(errors="replace").splitlines()
     return sum(not (line.startswith("{") and line.endswith("}")) for line in lines)
@@ -110,7 +112,7 @@ def small(folder: Path, megabytes: int) -> Iterator[Path]:
     """Yield a file system of its own. Raises `NotRun` for whom may not mount one."""
     folder.mkdir()
     command = [
-        stage.program("mount"),
+        require_program("mount"),
         "-t",
         "tmpfs",
         "-o",
@@ -125,7 +127,7 @@ def small(folder: Path, megabytes: int) -> Iterator[Path]:
         yield folder
     finally:
         if subprocess.run(["umount", str(folder)], check=False).returncode:
-            raise certify_stage.StageError(f"{folder} cannot be unmounted")
+            raise HarnessError(f"{folder} cannot be unmounted")
 
 
 SCENARIOS = (

@@ -6,9 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from evidence.harness.stage import StageError, free_port, last_line
-from evidence.resilience import stage
-from evidence.resilience.scenario import until
+from evidence.harness.processes import HarnessError, free_port, last_line, running
+from evidence.resilience.scenario import require_program, until
 
 SETTINGS = """
 global
@@ -62,7 +61,7 @@ def haproxy(
     text = SETTINGS.format(folder=folder, port=made.port, interval=interval_ms, retries=retries)
     text += "".join(f"    server replica-{p} 127.0.0.1:{p}\n" for p in ports)
     settings.write_text(text)
-    with stage.running([stage.program("haproxy"), "-db", "-f", str(settings)], log):
+    with running([require_program("haproxy"), "-db", "-f", str(settings)], log):
         if until(made.socket.exists, 10) > 10 or until(lambda: made.up() == len(ports), 10) > 10:
-            raise StageError(f"haproxy does not start: {last_line(log)}")
+            raise HarnessError(f"haproxy does not start: {last_line(log)}")
         yield made

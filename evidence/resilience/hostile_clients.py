@@ -6,9 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from evidence.resilience import stage
+from evidence.harness.postgres import postgres
+from evidence.harness.processes import running
+from evidence.harness.services import serving
 from evidence.resilience.load import Reply, Stream, failed, loading, percentile, told
-from evidence.resilience.scenario import Scenario, Trial, duration, until
+from evidence.resilience.process_stats import descriptors, resident_bytes
+from evidence.resilience.scenario import Scenario, Trial, duration, require_program, until
+from evidence.resilience.tenants import Tenant, tenant
 
 CONNECTIONS = 500
 # What one slow connection may hold in the service.
@@ -18,28 +22,28 @@ LARGE = 200 * 1024 * 1024
 
 def slow(trial: Trial) -> None:
     """500 connections that send a head, or a body, a few bytes at a time."""
-    program = stage.program("slowhttptest")
+    program = require_program("slowhttptest")
     seconds = 8 if trial.short else 60
     with (
-        stage.postgres(trial.folder) as database,
-        stage.service(trial.folder, database.app_url) as service,
+        postgres(trial.folder) as database,
+        serving(trial.folder, database.app_url) as service,
     ):
-        acme = stage.tenant(service.port)
+        acme = tenant(service.port)
         # It knows no option for a token: without one, the body would not be waited for.
         token = f"application/json\r\nAuthorization: Bearer {acme.token}"
         for kind, options in (("heads", ["-H"]), ("bodies", ["-B", "-s", "100000", "-f", token])):
-            before = stage.resident_bytes(service.pid)
+            before = resident_bytes(service.pid)
             url = f"http://127.0.0.1:{service.port}/orgs"
             command = [program, *options, "-c", str(CONNECTIONS), "-r", "200", "-i", "2"]
             command += ["-l", str(seconds), "-x", "10", "-p", "3", "-u", url]
             read = Stream("read", lambda _: acme.list(), 2, 0.02)
             log, began = trial.folder / f"slow-{kind}.log", time.monotonic()
             with loading(service.port, read) as load, memory(service.pid) as peak:
-                with stage.running(command, log) as slowly:
+                with running(command, log) as slowly:
                     status, after = _slow_one(service.port, kind)
                     slowly.wait(seconds + 30)
                 while time.monotonic() - began < seconds:  # it ends when all were hung up on
-                    with stage.running(command, log) as slowly:
+                    with running(command, log) as slowly:
                         slowly.wait(seconds + 30)
                 replies = load.stop()
             _served(trial, kind, replies)
@@ -49,7 +53,7 @@ def slow(trial: Trial) -> None:
             trial.note(f"memory +{grown / 1e6:.0f} MB")
             most = CONNECTIONS * MOST_PER_CONNECTION
             trial.demand(grown < most, f"slow {kind}: memory +{grown / 1e6:.0f} MB")
-            gone = until(lambda: stage.descriptors(service.pid) < 100, 15)
+            gone = until(lambda: descriptors(service.pid) < 100, 15)
             trial.demand(gone < 15, f"slow {kind}: connections stay")
 
 
@@ -67,7 +71,7 @@ def _slow_one(port: int, kind: str) -> tuple[int, float]:
     with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
         if kind == "bodies":
             head = "POST /auth/token HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-            with_token = f"{head}Authorization: Bearer {stage.tenant(port).token}\r\n"
+            with_token = f"{head}Authorization: Bearer {tenant(port).token}\r\n"
             connection.sendall(f"{with_token}Content-Length: 100\r\n\r\n".encode())
         else:
             connection.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nX-Slow: ")
@@ -81,10 +85,10 @@ def _slow_one(port: int, kind: str) -> tuple[int, float]:
 def refused(trial: Trial) -> None:
     """What is too large, too deep, or may be read in two ways."""
     with (
-        stage.postgres(trial.folder) as database,
-        stage.service(trial.folder, database.app_url) as service,
+        postgres(trial.folder) as database,
+        serving(trial.folder, database.app_url) as service,
     ):
-        acme = stage.tenant(service.port)
+        acme = tenant(service.port)
         wrong = 0
         for what, expected, sent in _shapes(acme):
             status = _answer(service.port, sent)
@@ -94,7 +98,7 @@ def refused(trial: Trial) -> None:
         trial.demand(service.health() == 200, "/health is not 200")
         for what in ("Content-Length", "chunked"):
             with memory(service.pid) as peak:
-                before = stage.resident_bytes(service.pid)
+                before = resident_bytes(service.pid)
                 status = _large(service.port, acme, chunked=what == "chunked")
                 grown = peak() - before
             trial.note(f"200 MiB by {what}: {status}, memory +{grown / 2**20:.1f} MiB")
@@ -102,7 +106,7 @@ def refused(trial: Trial) -> None:
             trial.demand(grown < 4 * 2**20, f"200 MiB by {what}: +{grown / 2**20:.1f} MiB")
 
 
-def _shapes(acme: stage.Tenant) -> Iterator[tuple[str, int, bytes]]:
+def _shapes(acme: Tenant) -> Iterator[tuple[str, int, bytes]]:
     """Yield what it is, the status it must be answered with, and its bytes."""
     token = f"Authorization: Bearer {acme.token}\r\nContent-Type: application/json\r\n"
     post = f"POST /orgs HTTP/1.1\r\nHost: a\r\n{token}"
@@ -149,7 +153,7 @@ def _answer(port: int, sent: bytes) -> int:
     return 0
 
 
-def _large(port: int, acme: stage.Tenant, *, chunked: bool) -> int:
+def _large(port: int, acme: Tenant, *, chunked: bool) -> int:
     """Send 200 MiB, as far as they are taken, and return the status."""
     framing = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {LARGE}"
     head = f"POST /orgs HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {acme.token}\r\n"
@@ -190,7 +194,7 @@ class Peak:
         self._thread.start()
 
     def __call__(self) -> int:
-        return max(self._most, stage.resident_bytes(self._pid))
+        return max(self._most, resident_bytes(self._pid))
 
     def stop(self) -> None:
         self._stopping.set()
@@ -198,7 +202,7 @@ class Peak:
 
     def _look(self) -> None:
         while not self._stopping.wait(0.01):
-            self._most = max(self._most, stage.resident_bytes(self._pid))
+            self._most = max(self._most, resident_bytes(self._pid))
 
 
 SCENARIOS = (

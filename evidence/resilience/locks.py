@@ -4,9 +4,11 @@ import time
 
 import psycopg
 
-from evidence.resilience import stage
+from evidence.harness.postgres import postgres
+from evidence.harness.services import serving
 from evidence.resilience.load import Request, Stream, loading, percentile, tally, told
 from evidence.resilience.scenario import Scenario, Trial, duration
+from evidence.resilience.tenants import tenant
 
 HEALTH = Request("GET", "/health")
 # The longest that a request may take: to wait for a connection, and the statement.
@@ -17,15 +19,15 @@ def locked(trial: Trial) -> None:
     """Another session holds the table for a while."""
     seconds = 6 if trial.short else 15
     with (
-        stage.postgres(trial.folder) as database,
-        stage.service(trial.folder, database.app_url) as service,
+        postgres(trial.folder) as database,
+        serving(trial.folder, database.app_url) as service,
     ):
-        acme = stage.tenant(service.port)
+        acme = tenant(service.port)
         read = Stream("read", lambda _: acme.list(), 8, 0.02)
         health = Stream("health", lambda _: HEALTH, 1, 0.02)
         with loading(service.port, read, health) as load:
             time.sleep(0.5)
-            with psycopg.connect(database.superuser()) as holder:
+            with psycopg.connect(database.superuser_url()) as holder:
                 holder.execute("lock table projects in access exclusive mode")
                 began = time.monotonic()
                 time.sleep(seconds)

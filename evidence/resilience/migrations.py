@@ -4,6 +4,7 @@ before on the new schema."""
 import secrets
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +12,16 @@ from pathlib import Path
 
 import psycopg
 
-from db import security_audit
-from evidence.harness import stage as certify_stage
-from evidence.harness.stage import ROOT, StageError
-from evidence.resilience import stage
+from db import revisions
+from evidence.harness.postgres import postgres
+from evidence.harness.processes import ROOT, HarnessError, last_line, spawn
+from evidence.harness.services import Service, inherited, serving
 from evidence.resilience.load import Stream, failed, loading, once, percentile, told
 from evidence.resilience.scenario import Scenario, Trial, duration
+from evidence.resilience.tenants import created, tenant
 
+# What the image holds, and so what a release is here.
+SERVED = ("db", "handlers", "openapi", "service")
 REVISION = '''"""A column that nobody reads yet, and a table with a policy of its own."""
 
 from alembic import op
@@ -55,14 +59,17 @@ def behind_a_lock(trial: Trial) -> None:
     held = 2.0 if trial.short else 5.0
     tree = _next_release(trial.folder)
     with (
-        stage.postgres(trial.folder) as database,
-        stage.service(trial.folder, database.app_url) as service,
+        postgres(trial.folder) as database,
+        serving(trial.folder, database.app_url) as service,
     ):
-        acme = stage.tenant(service.port)
+        acme = tenant(service.port)
         read = Stream("read", lambda _: acme.list(), 8, 0.02)
         run = secrets.token_hex(4)
         write = Stream("write", lambda n: acme.create(f"{run} {n}"), 2, 0.02)
-        with loading(service.port, read, write) as load, _holding(database.superuser()) as holder:
+        with (
+            loading(service.port, read, write) as load,
+            _holding(database.superuser_url()) as holder,
+        ):
             time.sleep(0.5)
             began = time.monotonic()
             migrating = _migrate(trial.folder / "migrate.log", database.owner_url, tree)
@@ -84,7 +91,7 @@ def behind_a_lock(trial: Trial) -> None:
 def at_once(trial: Trial) -> None:
     """Several processes migrate an empty database at the same time."""
     count = 3 if trial.short else 6
-    with stage.postgres(trial.folder, migrated=False) as database:
+    with postgres(trial.folder, migrated=False) as database:
         logs = [trial.folder / f"migrate-{n}.log" for n in range(count)]
         began = time.monotonic()
         started = [_migrate(log, database.owner_url, ROOT) for log in logs]
@@ -96,33 +103,33 @@ def at_once(trial: Trial) -> None:
         trial.note(f"{len(applied)} applied it")
         trial.demand(len(applied) == 1, f"applied by {len(applied)}: {said}"[:400])
         found = database.rows("select version_num from alembic_version")
-        trial.demand(found == [(security_audit.head(),)], f"the revision is {found}")
+        trial.demand(found == [(revisions.head(),)], f"the revision is {found}")
 
 
 def release_before(trial: Trial) -> None:
     """A release goes on serving while the next one migrates, and starts on its schema."""
-    with stage.postgres(trial.folder) as database:
+    with postgres(trial.folder) as database:
         if tag := _last_release():
             tree = _checked_out(trial.folder, tag)
-            trial.note(f"{tag} on revision {security_audit.head()}")
+            trial.note(f"{tag} on revision {revisions.head()}")
         else:
             tree = ROOT
             trial.note("this release on the revision of a next one, as none is tagged")
-        with stage.service(trial.folder, database.app_url, tree=tree) as service:
+        with serving(trial.folder, database.app_url, tree=tree) as service:
             if tree == ROOT:
                 log, later = trial.folder / "migrate.log", _next_release(trial.folder)
                 code = _migrate(log, database.owner_url, later).wait(60)
-                trial.demand(code == 0, f"the migration: {certify_stage.last_line(log)}")
+                trial.demand(code == 0, f"the migration: {last_line(log)}")
             time.sleep(1)  # it looks at the revision twice a second
-            trial.demand(service.runs, f"it ended: {certify_stage.last_line(service.log)}")
+            trial.demand(service.is_running, f"it ended: {last_line(service.log)}")
             _flow(trial, service, "running")
-        with stage.service(trial.folder, database.app_url, tree=tree) as service:
+        with serving(trial.folder, database.app_url, tree=tree) as service:
             _flow(trial, service, "started")
 
 
-def _flow(trial: Trial, service: stage.Service, when: str) -> None:
-    acme = stage.tenant(service.port)
-    project = stage.made(once(service.port, acme.create("Apollo")))["id"]
+def _flow(trial: Trial, service: Service, when: str) -> None:
+    acme = tenant(service.port)
+    project = created(once(service.port, acme.create("Apollo")))["id"]
     steps = (acme.create("Gemini"), acme.list(), acme.get(project), acme.delete(project))
     replies = [once(service.port, step) for step in steps]
     trial.note(f"{when}: {len(failed(replies))} of {len(replies) + 3} steps failed")
@@ -134,7 +141,7 @@ def _last_release() -> str | None:
     if not (ROOT / ".git").exists():
         return None
     tags = _git("tag", "--list", "v*", "--sort=-version:refname").decode().split()
-    newest = f"db/migrations/versions/{security_audit.head()}_"
+    newest = f"/{revisions.head()}_"
     return next(
         (t for t in tags if newest not in _git("ls-tree", "-r", "--name-only", t).decode()), None
     )
@@ -143,7 +150,7 @@ def _last_release() -> str | None:
 def _checked_out(folder: Path, tag: str) -> Path:
     tree = folder / tag
     tree.mkdir()
-    archive = _git("archive", tag, "--", "db", "handlers", "openapi")
+    archive = _git("archive", tag, "--", *SERVED)
     subprocess.run(["tar", "-x", "-C", str(tree)], input=archive, check=True)
     return tree
 
@@ -151,23 +158,25 @@ def _checked_out(folder: Path, tag: str) -> Path:
 def _git(*arguments: str) -> bytes:
     done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=False)
     if done.returncode:
-        raise StageError(f"git {arguments[0]}: {done.stderr.decode().strip()[:200]}")
+        raise HarnessError(f"git {arguments[0]}: {done.stderr.decode().strip()[:200]}")
     return done.stdout
 
 
 def _next_release(folder: Path) -> Path:
     """Return a copy of the tree with one revision more."""
     tree = folder / "next"
-    for name in ("db", "handlers", "openapi"):
+    for name in SERVED:
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    number = f"{int(security_audit.head()) + 1:04d}"
-    revision = REVISION.format(revision=number, before=security_audit.head())
+    number = f"{int(revisions.head()) + 1:04d}"
+    revision = REVISION.format(revision=number, before=revisions.head())
     (tree / f"db/migrations/versions/{number}_note.py").write_text(revision)
     return tree
 
 
 def _migrate(log: Path, owner_url: str, tree: Path) -> "subprocess.Popen[bytes]":
-    return certify_stage.spawn(log, {"MIGRATION_DATABASE_URL": owner_url}, "migrate", tree)
+    environment = inherited() | {"MIGRATION_DATABASE_URL": owner_url}
+    command = [sys.executable, "-m", "service", "migrate"]
+    return spawn(command, log, environment=environment, folder=tree)
 
 
 @contextmanager
@@ -175,7 +184,7 @@ def _holding(url: str) -> Iterator["psycopg.Connection[tuple[object, ...]]"]:
     """Yield a transaction that has read the table, until it is rolled back."""
     with psycopg.connect(url) as connection:
         if connection.execute("select count(*) from projects").fetchone() is None:
-            raise StageError("the table cannot be read")
+            raise HarnessError("the table cannot be read")
         yield connection
 
 

@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 
-from evidence.resilience import stage
+from evidence.harness.postgres import postgres
+from evidence.harness.services import Service, serving
 from evidence.resilience.load import Reply, Request, Stream, loading, percentile, tally
 from evidence.resilience.open_loop import Flow, flows
+from evidence.resilience.process_stats import resident_bytes
 from evidence.resilience.scenario import Scenario, Trial, duration
+from evidence.resilience.tenants import tenant
 
 SECONDS = 0.1
 SLOW = f"""
@@ -30,10 +33,10 @@ REFUSED = 0.5
 
 
 @contextmanager
-def _slow(trial: Trial) -> Iterator[stage.Service]:
-    with stage.postgres(trial.folder) as database:
+def _slow(trial: Trial) -> Iterator[Service]:
+    with postgres(trial.folder) as database:
         database.execute(SLOW)
-        with stage.service(trial.folder, database.app_url) as service:
+        with serving(trial.folder, database.app_url) as service:
             yield service
 
 
@@ -41,7 +44,7 @@ def overload(trial: Trial) -> None:
     """Many tenants ask ten times what there is room for."""
     seconds = 8 if trial.short else 60
     with _slow(trial) as service:
-        tenants, number = [stage.tenant(service.port) for _ in range(20)], count()
+        tenants, number = [tenant(service.port) for _ in range(20)], count()
         run = secrets.token_hex(4)
 
         def create(_: int) -> Request:
@@ -53,10 +56,10 @@ def overload(trial: Trial) -> None:
             time.sleep(4 if trial.short else 10)
             replies = load.stop()
         peak = sum(r.status == 201 for r in replies) / (time.monotonic() - began)
-        before = stage.resident_bytes(service.pid)
+        before = resident_bytes(service.pid)
         health = Flow("health", lambda _: HEALTH, 20)
         replies = flows(service.port, seconds, Flow("over", create, TIMES * peak), health)
-        after = stage.resident_bytes(service.pid)
+        after = resident_bytes(service.pid)
         _goodput(trial, [r for r in replies if r.stream == "over"], peak, seconds)
         _health(trial, replies)
         trial.note(f"memory {(after - before) / 2**20:+.0f} MiB")
@@ -98,7 +101,7 @@ def fair(trial: Trial) -> None:
     """One tenant asks ten times what there is room for, another as before."""
     seconds = 6 if trial.short else 30
     with _slow(trial) as service:
-        quiet, flood = (stage.tenant(service.port, name) for name in ("Quiet", "Flood"))
+        quiet, flood = (tenant(service.port, name) for name in ("Quiet", "Flood"))
         run, number = secrets.token_hex(4), count()
         few = Flow("quiet", lambda _: quiet.create(f"{run} {next(number)}"), 4)
         many = Flow("flood", lambda _: flood.create(f"{run} {next(number)}"), TIMES * 5 / SECONDS)

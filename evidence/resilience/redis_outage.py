@@ -6,29 +6,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from evidence.harness.stage import free_port
-from evidence.resilience import stage
+from evidence.harness.postgres import postgres
+from evidence.harness.processes import free_port, running
+from evidence.harness.services import Service, serving
 from evidence.resilience.load import Request, Stream, failed, loading, once, percentile, told
-from evidence.resilience.scenario import Scenario, Trial, duration, until
+from evidence.resilience.scenario import Scenario, Trial, duration, require_program, until
+from evidence.resilience.tenants import tenant
 
 GUESTS = 30
 
 
 def away(trial: Trial) -> None:
     """Redis is killed under load; each replica counts for itself until it is back."""
-    with stage.postgres(trial.folder) as database, redis(trial.folder) as server:
+    with postgres(trial.folder) as database, redis(trial.folder) as server:
         limit = f"{GUESTS}/minute"
         with (
-            stage.service(
-                trial.folder, database.app_url, REDIS_URL=server.url, GUEST_LIMIT=limit
-            ) as one,
-            stage.service(
+            serving(trial.folder, database.app_url, REDIS_URL=server.url, GUEST_LIMIT=limit) as one,
+            serving(
                 trial.folder, database.app_url, REDIS_URL=server.url, GUEST_LIMIT=limit
             ) as other,
         ):
             until(lambda: _together(one) and _together(other), 5)
             before = _said(one, "Redis is away")
-            acme = stage.tenant(one.port)
+            acme = tenant(one.port)
             taken = _guests(one) + _guests(other) + 1
             trial.note(f"{taken} guests let in by two replicas")
             trial.demand(taken == GUESTS, f"{taken} guests let in together, not {GUESTS}")
@@ -56,16 +56,16 @@ def away(trial: Trial) -> None:
     trial.demand(not failed(replies), f"reads: {told(failed(replies))}")
 
 
-def _together(service: stage.Service) -> bool:
+def _together(service: Service) -> bool:
     """Whether the last that it said of Redis is that it is there."""
     return _said(service, "Redis is away") == _said(service, "Redis is back")
 
 
-def _said(service: stage.Service, words: str) -> int:
-    return sum(words in line for line in service.lines())
+def _said(service: Service, words: str) -> int:
+    return sum(words in line for line in service.log_lines())
 
 
-def _guests(service: stage.Service) -> int:
+def _guests(service: Service) -> int:
     """Return how many of more than enough guests are let in."""
     request = Request("POST", "/auth/guest")
     return sum(once(service.port, request).status == 201 for _ in range(GUESTS + 10))
@@ -78,13 +78,13 @@ class Redis:
         secret, port = secrets.token_hex(16), free_port()
         options = f"--bind 127.0.0.1 --port {port} --requirepass {secret} --appendonly no"
         self.url = f"redis://:{secret}@127.0.0.1:{port}/0"
-        self._command = [stage.program("redis-server"), *options.split(), "--save", ""]
+        self._command = [require_program("redis-server"), *options.split(), "--save", ""]
         self._command += ["--dir", str(folder)]
         self._log = folder / "redis.log"
-        self._running = stage.running(self._command, self._log)
+        self._running = running(self._command, self._log)
 
     def start(self) -> None:
-        self._running = stage.running(self._command, self._log)
+        self._running = running(self._command, self._log)
         self._process = self._running.__enter__()
         until(lambda: "Ready to accept connections" in self._log.read_text(), 10)
 

@@ -9,10 +9,12 @@ import psycopg
 
 from dev.local import embedded
 from evidence.certificate import catalogue
-from evidence.harness.stage import StageError
-from evidence.resilience import stage
+from evidence.harness.postgres import Postgres, postgres
+from evidence.harness.processes import HarnessError
+from evidence.harness.services import serving
 from evidence.resilience.load import once
 from evidence.resilience.scenario import Scenario, Trial, duration
+from evidence.resilience.tenants import created, tenant
 from openapi import contract
 
 BACKUP = "covenant_backup"
@@ -27,10 +29,10 @@ def drill(trial: Trial) -> None:
     """Dump as a role that may read every tenant's rows, and restore where there is nothing."""
     count = 5_000 if trial.short else ROWS
     dump = trial.folder / "covenant.dump"
-    with stage.postgres(trial.folder) as old:
-        with stage.service(trial.folder, old.app_url) as service:
-            acme = stage.tenant(service.port)
-            apollo = stage.made(once(service.port, acme.create("Apollo")))["id"]
+    with postgres(trial.folder) as old:
+        with serving(trial.folder, old.app_url) as service:
+            acme = tenant(service.port)
+            apollo = created(once(service.port, acme.create("Apollo")))["id"]
         _fill(old, count)
         before = _hashes(old)
         _refuse_the_service(trial, old, trial.folder / "refused.dump")
@@ -40,17 +42,17 @@ def drill(trial: Trial) -> None:
         began = time.monotonic()
         _run("pg_dump", "--format=custom", "--file", str(dump), old.url(BACKUP, password))
         trial.note(f"dumped {count:,} rows in {duration(time.monotonic() - began)}")
-    new = stage.Postgres(trial.folder / "new", twin=old)
+    new = Postgres(trial.folder / "new", primary=old)
     try:
         new.start()
         began = time.monotonic()
         new.make_roles()
         # Without --create what was revoked from everybody on the database is granted again.
-        to = new.superuser("postgres")
+        to = new.superuser_url("postgres")
         _run("pg_restore", "--create", "--exit-on-error", "--dbname", to, str(dump))
         trial.note(f"restored in {duration(time.monotonic() - began)}")
         _compare(trial, before, new)
-        with stage.service(trial.folder, new.app_url) as service:
+        with serving(trial.folder, new.app_url) as service:
             reply = once(service.port, acme.get(apollo))
             trial.demand(b"Apollo" in reply.body, f"the tenant's row: {reply}")
             trial.note(f"served after {duration(time.monotonic() - began)}")
@@ -58,7 +60,7 @@ def drill(trial: Trial) -> None:
         new.stop()
 
 
-def _fill(database: stage.Postgres, rows: int) -> None:
+def _fill(database: Postgres, rows: int) -> None:
     """Make a hundred tenants with so many projects between them."""
     database.execute(
         "insert into organizations (id, name)"
@@ -71,7 +73,7 @@ def _fill(database: stage.Postgres, rows: int) -> None:
     )
 
 
-def _hashes(database: stage.Postgres) -> dict[str, list[tuple[object, ...]]]:
+def _hashes(database: Postgres) -> dict[str, list[tuple[object, ...]]]:
     """Return, for every table with an org_id, the hash of each tenant's rows."""
     tables = database.rows(
         "select table_name from information_schema.columns"
@@ -83,7 +85,7 @@ def _hashes(database: stage.Postgres) -> dict[str, list[tuple[object, ...]]]:
     return {**found, "organizations": database.rows(orgs)}
 
 
-def _refuse_the_service(trial: Trial, database: stage.Postgres, dump: Path) -> None:
+def _refuse_the_service(trial: Trial, database: Postgres, dump: Path) -> None:
     """Neither the service nor the owner may make a dump that silently lacks rows."""
     for who, url in (("the service", database.app_url), ("the owner", database.owner_url)):
         command = [str(embedded.binary("pg_dump")), "--file", str(dump), url]
@@ -91,16 +93,14 @@ def _refuse_the_service(trial: Trial, database: stage.Postgres, dump: Path) -> N
         trial.demand(done.returncode != 0, f"{who} made a dump, without the rows of tenants")
 
 
-def _compare(
-    trial: Trial, before: dict[str, list[tuple[object, ...]]], new: stage.Postgres
-) -> None:
+def _compare(trial: Trial, before: dict[str, list[tuple[object, ...]]], new: Postgres) -> None:
     after = _hashes(new)
     tenants = len(before["organizations"])
     trial.note(f"{tenants} tenants in {len(before)} tables compared")
     trial.demand(
         before == after, f"rows differ: {[t for t in before if before[t] != after.get(t)]}"
     )
-    with psycopg.connect(new.superuser()) as connection:
+    with psycopg.connect(new.superuser_url()) as connection:
         faults = catalogue.faults(connection, catalogue.needed(contract.load()))
     trial.note(f"{len(faults)} faults of the catalogue")
     trial.demand(not faults, f"the catalogue: {sorted(faults)[:5]}")
@@ -110,7 +110,7 @@ def _run(program: str, *arguments: str) -> None:
     command = [str(embedded.binary(program)), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise StageError(f"{program}: {done.stderr.strip()[:300]}")
+        raise HarnessError(f"{program}: {done.stderr.strip()[:300]}")
 
 
 SCENARIOS = (

@@ -8,9 +8,11 @@ import signal
 import threading
 import time
 
-from evidence.resilience import stage
+from evidence.harness.postgres import postgres
+from evidence.harness.services import serving
 from evidence.resilience.load import Connection, Reply, at_once
 from evidence.resilience.scenario import Scenario, Trial
+from evidence.resilience.tenants import Tenant, created, tenant
 
 PAUSE = 0.05
 
@@ -20,10 +22,10 @@ def killed(trial: Trial) -> None:
     count, clients, most = (200, 4, 70) if trial.short else (500, 8, 80)
     chance = random.Random(trial.folder.name)
     with (
-        stage.postgres(trial.folder, fsync=True) as database,
-        stage.service(trial.folder, database.app_url) as service,
+        postgres(trial.folder, fsync=True) as database,
+        serving(trial.folder, database.app_url) as service,
     ):
-        acme = stage.tenant(service.port)
+        acme = tenant(service.port)
         writing = Writing(service.port, acme, count, clients)
         kills = 0
         while writing.runs():
@@ -33,7 +35,7 @@ def killed(trial: Trial) -> None:
                 time.sleep(chance.uniform(0, 0.003))
             if not writing.runs():
                 break
-            service.signal(signal.SIGKILL)
+            service.send_signal(signal.SIGKILL)
             service.wait()
             service.start()
             kills += 1
@@ -51,7 +53,7 @@ def killed(trial: Trial) -> None:
 class Writing:
     """Clients on a thread that each send a write again and again until it is answered 201."""
 
-    def __init__(self, port: int, acme: stage.Tenant, count: int, clients: int) -> None:
+    def __init__(self, port: int, acme: Tenant, count: int, clients: int) -> None:
         self.acknowledged: dict[str, str] = {}  # id by key
         self.attempts = 0
         self.odd: collections.Counter[int] = collections.Counter()
@@ -75,7 +77,7 @@ class Writing:
                 self.attempts += 1
                 reply = await connection.ask("keyed", request)
                 if reply.status == 201:
-                    self.acknowledged[key] = stage.made(reply)["id"]
+                    self.acknowledged[key] = created(reply)["id"]
                     break
                 if reply.status not in (0, 409, 503):
                     self.odd[reply.status] += 1
@@ -87,10 +89,10 @@ class Writing:
 def together(trial: Trial) -> None:
     """The same write three times at the same moment, for many keys."""
     with (
-        stage.postgres(trial.folder) as database,
-        stage.service(trial.folder, database.app_url) as service,
+        postgres(trial.folder) as database,
+        serving(trial.folder, database.app_url) as service,
     ):
-        acme, keys = stage.tenant(service.port), 20 if trial.short else 200
+        acme, keys = tenant(service.port), 20 if trial.short else 200
         answers: collections.Counter[str] = collections.Counter()
         for _ in range(keys):
             key = secrets.token_hex(12)

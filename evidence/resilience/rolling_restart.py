@@ -6,10 +6,12 @@ import signal
 import threading
 import time
 
-from evidence.resilience import stage
+from evidence.harness.postgres import Postgres, postgres
+from evidence.harness.services import Service, serving
 from evidence.resilience.haproxy import RETRIES, Haproxy, haproxy
 from evidence.resilience.load import Reply, Request, Stream, failed, loading, once, percentile, told
 from evidence.resilience.scenario import Scenario, Trial, until
+from evidence.resilience.tenants import Tenant, tenant
 
 # A statement that takes 0.3 s, in the unmodified service: the name of the project asks for it.
 SLOW = """
@@ -22,12 +24,12 @@ SLEEPING = "select from pg_stat_activity where wait_event = 'PgSleep'"
 
 def stopping(trial: Trial) -> None:
     """SIGTERM with a request in flight that outlasts the drain."""
-    with stage.postgres(trial.folder) as database:
+    with postgres(trial.folder) as database:
         database.execute(SLOW)
-        with stage.service(trial.folder, database.app_url, DRAIN_SECONDS="1.1") as service:
-            acme = stage.tenant(service.port)
+        with serving(trial.folder, database.app_url, DRAIN_SECONDS="1.1") as service:
+            acme = tenant(service.port)
             flying = Flying(database, service.port, acme.create("slow 1.90"))
-            service.signal(signal.SIGTERM)
+            service.send_signal(signal.SIGTERM)
             began = time.monotonic()
             trial.within("/ready 503 after", until(lambda: service.ready() == 503, 5), 0.3)
             trial.demand(service.health() == 200, "/health is not 200 while it drains")
@@ -35,29 +37,29 @@ def stopping(trial: Trial) -> None:
             trial.demand(drained.status == 200, f"a request while it drains: {drained.status}")
             trial.demand(drained.headers.get("connection") == "close", "the connection is kept")
             refused = until(lambda: service.health() == 0, 5)
-            trial.demand(refused < 5 and service.runs, "it does not refuse before it ends")
+            trial.demand(refused < 5 and service.is_running, "it does not refuse before it ends")
             code = service.wait()
             trial.note(f"gone after {time.monotonic() - began:.1f} s, exit {code}")
             trial.note(f"in flight: {flying.status()}")
             trial.demand(flying.status() == 201, f"in flight: {flying.status()}")
             trial.demand(code == 0, f"exit {code}")
-            logged = [line for line in service.lines() if '"projects.create"' in line]
+            logged = [line for line in service.log_lines() if '"projects.create"' in line]
             trial.demand(len(logged) == 1, "what was in flight is not in the log")
 
 
 def cut_short(trial: Trial) -> None:
     """A second signal ends the drain, a third what is in flight."""
-    with stage.postgres(trial.folder) as database:
+    with postgres(trial.folder) as database:
         database.execute(SLOW)
-        with stage.service(trial.folder, database.app_url, DRAIN_SECONDS="60") as service:
-            acme = stage.tenant(service.port)
+        with serving(trial.folder, database.app_url, DRAIN_SECONDS="60") as service:
+            acme = tenant(service.port)
             flying = Flying(database, service.port, acme.create("slow 1.90"))
-            service.signal(signal.SIGTERM)
+            service.send_signal(signal.SIGTERM)
             until(lambda: service.ready() == 503, 5)
-            service.signal(signal.SIGTERM)
+            service.send_signal(signal.SIGTERM)
             trial.within("refuses after the second", until(lambda: service.health() == 0, 5), 1.0)
             began = time.monotonic()
-            service.signal(signal.SIGTERM)
+            service.send_signal(signal.SIGTERM)
             code = service.wait()
             trial.within("gone after the third", time.monotonic() - began, 6.0)
             trial.note(f"exit {code}, in flight: {flying.status()}")
@@ -68,7 +70,7 @@ def cut_short(trial: Trial) -> None:
 class Flying:
     """A request on a thread of its own, whose statement runs."""
 
-    def __init__(self, database: stage.Postgres, port: int, request: Request) -> None:
+    def __init__(self, database: Postgres, port: int, request: Request) -> None:
         self._reply: Reply | None = None
         self._thread = threading.Thread(target=self._send, args=(port, request), daemon=True)
         self._thread.start()
@@ -85,11 +87,10 @@ class Flying:
 def rolling(trial: Trial) -> None:
     """Replicas are replaced in turn under load, as a Deployment does it."""
     rollouts, least = (1, 200) if trial.short else (10, 10_000)
-    with stage.postgres(trial.folder) as database:
+    with postgres(trial.folder) as database:
         database.execute(SLOW)
         replicas = [
-            stage.Service(trial.folder, database.app_url, DATABASE_CONNECTIONS="8")
-            for _ in range(2)
+            Service(trial.folder, database.app_url, DATABASE_CONNECTIONS="8") for _ in range(2)
         ]
         try:
             for replica in replicas:
@@ -106,13 +107,13 @@ def rolling(trial: Trial) -> None:
 
 
 def _roll(
-    trial: Trial, replicas: list[stage.Service], proxy: Haproxy, rollouts: int, least: int
+    trial: Trial, replicas: list[Service], proxy: Haproxy, rollouts: int, least: int
 ) -> list[Reply]:
-    acme, codes = stage.tenant(proxy.port), set()
+    acme, codes = tenant(proxy.port), set()
     with loading(proxy.port, *mixed(acme)) as load:
         for _ in range(rollouts):
             for replica in replicas:
-                replica.signal(signal.SIGTERM)
+                replica.send_signal(signal.SIGTERM)
                 codes.add(replica.wait())
                 replica.start()
                 until(lambda: proxy.up() == 2)  # a Deployment waits for it, too
@@ -123,7 +124,7 @@ def _roll(
     return replies
 
 
-def mixed(acme: stage.Tenant) -> list[Stream]:
+def mixed(acme: Tenant) -> list[Stream]:
     """About 200 requests a second: kept and new connections, reads, writes, and slow writes."""
     run = secrets.token_hex(4)
     return [
@@ -141,20 +142,20 @@ def _p99_ms(replies: list[Reply]) -> int:
 
 def killing(trial: Trial) -> None:
     """SIGKILL of one of two replicas behind a proxy that may send a GET again."""
-    with stage.postgres(trial.folder) as database:
-        replicas = [stage.Service(trial.folder, database.app_url) for _ in range(2)]
+    with postgres(trial.folder) as database:
+        replicas = [Service(trial.folder, database.app_url) for _ in range(2)]
         try:
             for replica in replicas:
                 replica.start()
             ports = [r.port for r in replicas]
             with haproxy(trial.folder, ports, retries=RETRIES) as proxy:
-                acme, number = stage.tenant(proxy.port), itertools.count()
+                acme, number = tenant(proxy.port), itertools.count()
                 write = Stream("write", lambda _: acme.create(f"W {next(number)}"), clients=2)
                 read = Stream("read", lambda _: acme.list(), clients=4, pause=0.005)
                 with loading(proxy.port, read, write) as load:
                     time.sleep(1)
                     killed = time.monotonic()
-                    replicas[0].signal(signal.SIGKILL)
+                    replicas[0].send_signal(signal.SIGKILL)
                     time.sleep(2 if trial.short else 4)
                     replies = load.stop()
         finally:

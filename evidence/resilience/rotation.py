@@ -5,10 +5,12 @@ import time
 from functools import partial
 from pathlib import Path
 
-from evidence.resilience import stage
+from evidence.harness.postgres import postgres
+from evidence.harness.services import Service, serving
 from evidence.resilience.database import keyed
 from evidence.resilience.load import Request, Stream, failed, loading, once, told
 from evidence.resilience.scenario import Scenario, Trial, until
+from evidence.resilience.tenants import Tenant, parsed, tenant
 from service.identity import keys
 
 
@@ -16,8 +18,8 @@ def signing_key(trial: Trial) -> None:
     """A key is added, tokens are exchanged for ones it signed, the old key is retired."""
     rounds, least = (1, 500) if trial.short else (3, 10_000)
     with (
-        stage.postgres(trial.folder) as database,
-        stage.service(trial.folder, database.app_url) as service,
+        postgres(trial.folder) as database,
+        serving(trial.folder, database.app_url) as service,
     ):
         wallet = Wallet(service)
         read = Stream("read", lambda _: wallet.tenant.list(), 8, 0.01)
@@ -27,7 +29,7 @@ def signing_key(trial: Trial) -> None:
             for _ in range(rounds):
                 old = wallet.tenant
                 retired = sorted(path.name for path in service.keys_dir.iterdir())
-                keys.create(service.keys_dir, time.time())
+                keys.create_key(service.keys_dir, time.time())
                 trial.demand(until(wallet.exchange, 5) <= 5, "no token of the new key within 5 s")
                 time.sleep(1)  # what was asked with the old token has its answer
                 for name in retired:
@@ -41,16 +43,16 @@ def signing_key(trial: Trial) -> None:
         trial.within("the retired key dead after", slowest, 5.0)
 
 
-def _is_dead(port: int, tenant: stage.Tenant) -> bool:
+def _is_dead(port: int, tenant: Tenant) -> bool:
     return once(port, tenant.list()).status == 401
 
 
 class Wallet:
     """A tenant whose token is exchanged for one that the youngest key signed."""
 
-    def __init__(self, service: stage.Service) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
-        self.tenant = stage.tenant(service.port)
+        self.tenant = tenant(service.port)
 
     def exchange(self) -> bool:
         """Return whether the new token is signed by another key than the old one."""
@@ -59,22 +61,22 @@ class Wallet:
         reply = once(self._service.port, request)
         if reply.status != 200:
             return False
-        token = str(stage.parsed(reply)["access_token"])
+        token = str(parsed(reply)["access_token"])
         if token.split(".")[0] == self.tenant.token.split(".")[0]:  # the header holds the kid
             return False
-        self.tenant = stage.Tenant(token, self.tenant.org)
+        self.tenant = Tenant(token, self.tenant.org)
         return True
 
 
 def password(trial: Trial) -> None:
     """The role's password changes, the mounted Secret a little later, and then all sign in anew."""
-    with stage.postgres(trial.folder) as database:
+    with postgres(trial.folder) as database:
         file = trial.folder / "url"
         user, _, rest = database.app_url.removeprefix("postgresql://").partition(":")
         place = rest.partition("@")[2]
         _write(file, database.app_url)
-        with stage.service(trial.folder, "", DATABASE_URL_FILE=str(file)) as service:
-            acme = stage.tenant(service.port)
+        with serving(trial.folder, "", DATABASE_URL_FILE=str(file)) as service:
+            acme = tenant(service.port)
             read = Stream("read", lambda _: acme.list(), 8, 0.01)
             with loading(service.port, read, keyed(acme)) as load:
                 for _ in range(1 if trial.short else 5):

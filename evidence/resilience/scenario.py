@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from evidence.harness.processes import find_program
+
 
 class NotRun(Exception):
     """This machine cannot play the scenario: one line that says what it lacks."""
@@ -68,3 +70,11 @@ def until(condition: Callable[[], bool], patience: float = 20.0) -> float:
             return float("inf")
         time.sleep(0.01)
     return time.monotonic() - began
+
+
+def require_program(name: str, package: str = "") -> str:
+    """Return the path of a program. Raises `NotRun`."""
+    found = find_program(name)
+    if found is None:
+        raise NotRun(f"{name} is not installed (Debian: apt-get install {package or name})")
+    return found

@@ -5,10 +5,14 @@ import socket
 import time
 from contextlib import suppress
 
-from evidence.resilience import stage
+from evidence.harness.postgres import postgres
+from evidence.harness.processes import running
+from evidence.harness.services import serving
 from evidence.resilience.hostile_clients import memory
 from evidence.resilience.load import Request, Stream, failed, loading, percentile, told
-from evidence.resilience.scenario import Scenario, Trial, duration, until
+from evidence.resilience.process_stats import descriptors, resident_bytes
+from evidence.resilience.scenario import Scenario, Trial, duration, require_program, until
+from evidence.resilience.tenants import tenant
 
 CONTRACT = "/openapi.json"  # the largest answer
 MIB = 2**20
@@ -18,12 +22,12 @@ ASK = f"GET {CONTRACT} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
 def slowly(trial: Trial) -> None:
     """slowhttptest reads the contract a few bytes at a time, again and again."""
     seconds, connections = (10, 100) if trial.short else (60, 500)
-    program, log = stage.program("slowhttptest"), trial.folder / "slow-read.log"
+    program, log = require_program("slowhttptest"), trial.folder / "slow-read.log"
     with (
-        stage.postgres(trial.folder) as database,
-        stage.service(trial.folder, database.app_url) as service,
+        postgres(trial.folder) as database,
+        serving(trial.folder, database.app_url) as service,
     ):
-        acme, before = stage.tenant(service.port), stage.resident_bytes(service.pid)
+        acme, before = tenant(service.port), resident_bytes(service.pid)
         command = [program, "-X", "-c", str(connections), "-r", "200", "-l", str(seconds)]
         command += ["-w", "8", "-y", "16", "-n", "3", "-z", "8", "-k", "10", "-p", "5"]
         command += ["-u", f"http://127.0.0.1:{service.port}{CONTRACT}"]
@@ -31,7 +35,7 @@ def slowly(trial: Trial) -> None:
         read = Stream("read", lambda _: acme.list(), 2, 0.02, fresh=True)
         with loading(service.port, health, read) as load, memory(service.pid) as peak:
             began = time.monotonic()
-            with stage.running(command, log) as attack:
+            with running(command, log) as attack:
                 attack.wait(seconds + 30)
             lasted = time.monotonic() - began
             replies = load.stop()
@@ -52,11 +56,11 @@ def never(trial: Trial) -> None:
     """Clients ask again and again on one connection, and read nothing."""
     clients = 20 if trial.short else 200
     with (
-        stage.postgres(trial.folder) as database,
-        stage.service(trial.folder, database.app_url) as service,
+        postgres(trial.folder) as database,
+        serving(trial.folder, database.app_url) as service,
     ):
-        before, held = stage.descriptors(service.pid), []
-        size = stage.resident_bytes(service.pid)
+        before, held = descriptors(service.pid), []
+        size = resident_bytes(service.pid)
         with memory(service.pid) as peak:
             for _ in range(clients):
                 end = socket.create_connection(("127.0.0.1", service.port))
@@ -68,10 +72,10 @@ def never(trial: Trial) -> None:
                     with suppress(OSError):
                         end.sendall(ASK * 8)
                 time.sleep(0.25)
-            until(lambda: stage.descriptors(service.pid) >= before + clients)
+            until(lambda: descriptors(service.pid) >= before + clients)
             began = time.monotonic()
-            until(lambda: stage.descriptors(service.pid) <= before + 2, 45)
-        left = stage.descriptors(service.pid) - before
+            until(lambda: descriptors(service.pid) <= before + 2, 45)
+        left = descriptors(service.pid) - before
         trial.note(f"{clients} clients cut off within {duration(time.monotonic() - began)}")
         trial.demand(left <= 2, f"{left} of {clients} are still connected")
         grown = (peak() - size) / MIB

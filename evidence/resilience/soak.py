@@ -4,9 +4,12 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from evidence.resilience import stage
+from evidence.harness.postgres import Postgres, postgres
+from evidence.harness.services import Service, serving
 from evidence.resilience.load import Stream, failed, loading, percentile, told
+from evidence.resilience.process_stats import descriptors, resident_bytes
 from evidence.resilience.scenario import Scenario, Trial, duration
+from evidence.resilience.tenants import Tenant, tenant
 
 # In the first part caches fill.
 WARM = 0.25
@@ -25,10 +28,10 @@ def soak(trial: Trial) -> None:
     """Look at the process every second, and lay a line through what it holds."""
     seconds = 20.0 if trial.short else 60 * trial.minutes
     with (
-        stage.postgres(trial.folder) as database,
-        stage.service(trial.folder, database.app_url) as service,
+        postgres(trial.folder) as database,
+        serving(trial.folder, database.app_url) as service,
     ):
-        acmes = [stage.tenant(service.port, f"Acme {n}") for n in range(8)]
+        acmes = [tenant(service.port, f"Acme {n}") for n in range(8)]
         peak = _peak(service.port, acmes)
         samples: list[Sample] = []
         pause = 16 / (peak / 2)
@@ -45,17 +48,17 @@ def soak(trial: Trial) -> None:
     _flat(trial, [s for s in samples if s.at > WARM * seconds])
 
 
-def _peak(port: int, acmes: list[stage.Tenant]) -> float:
+def _peak(port: int, acmes: list[Tenant]) -> float:
     """Return how many requests a second are answered when as many as can be are sent."""
     with loading(port, *_mixed(acmes, 0)) as load:
         time.sleep(4)
         return len(load.stop()) / 4
 
 
-def _mixed(acmes: list[stage.Tenant], pause: float) -> list[Stream]:
+def _mixed(acmes: list[Tenant], pause: float) -> list[Stream]:
     run = secrets.token_hex(4)
 
-    def one(n: int) -> stage.Tenant:
+    def one(n: int) -> Tenant:
         return acmes[n % len(acmes)]
 
     return [
@@ -71,12 +74,12 @@ def _mixed(acmes: list[stage.Tenant], pause: float) -> list[Stream]:
     ]
 
 
-def _sample(service: stage.Service, database: stage.Postgres, at: float) -> Sample:
+def _sample(service: Service, database: Postgres, at: float) -> Sample:
     connected = "select count(*) from pg_stat_activity where usename = 'covenant_app'"
     return Sample(
         at,
-        stage.resident_bytes(service.pid),
-        stage.descriptors(service.pid),
+        resident_bytes(service.pid),
+        descriptors(service.pid),
         int(str(database.rows(connected)[0][0])),
     )
 

@@ -4,8 +4,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from evidence.harness.stage import ROOT
-from evidence.resilience import stage
+from evidence.harness.postgres import Postgres, postgres
+from evidence.harness.services import Service
 from evidence.resilience.load import Request, once
 from evidence.resilience.scenario import Scenario, Trial
 from service.identity import keys
@@ -16,18 +16,18 @@ OTHER_LINES = ('"event":"request"', "security floor")
 
 def wrong(trial: Trial) -> None:
     """Start with one fault after the other."""
-    with stage.postgres(trial.folder) as database:
+    with postgres(trial.folder) as database:
         slowest, count = 0.0, 0
         for what, expected, url, settings in _faults(trial.folder, database):
             if trial.short and what not in ("a short key", "no policy"):
                 continue
             count += 1
-            made = stage.Service(trial.folder, url, ROOT, **settings)
+            made = Service(trial.folder, url, environment=settings)
             began, answered = time.monotonic(), 0
             made.start(ready=False)
-            while made.runs and time.monotonic() - began < 10:
+            while made.is_running and time.monotonic() - began < 10:
                 answered += once(made.port, Request("POST", "/auth/guest")).status == 201
-            took, said = time.monotonic() - began, made.lines()
+            took, said = time.monotonic() - began, made.log_lines()
             made.stop()
             slowest = max(slowest, took)
             trial.demand(made.wait() == 1, f"{what}: exit {made.wait()}")
@@ -40,9 +40,7 @@ def wrong(trial: Trial) -> None:
         trial.within("exit after", slowest, LIMIT)
 
 
-def _faults(
-    folder: Path, database: stage.Postgres
-) -> Iterator[tuple[str, str, str, dict[str, str]]]:
+def _faults(folder: Path, database: Postgres) -> Iterator[tuple[str, str, str, dict[str, str]]]:
     """Yield what is wrong, what must be said of it, a database URL and settings."""
     url = database.app_url
     weak = folder / "weak"
@@ -50,11 +48,11 @@ def _faults(
     (weak / "20260101T000000Z").write_text("short")
     yield "a short key", "is too short", url, {"KEYS_DIR": str(weak)}
     future = folder / "future"
-    keys.create(future, time.time() + 3600)
+    keys.create_key(future, time.time() + 3600)
     yield "no key yet", "is in the future", url, {"KEYS_DIR": str(future)}
     yield "a setting", "DRAIN_SECONDS: is not a number", url, {"DRAIN_SECONDS": "soon"}
     yield "a near miss", "DRAIN_SECOND: unknown", url, {"DRAIN_SECOND": "5"}
-    yield "a superuser", "is a superuser", database.superuser(), {}
+    yield "a superuser", "is a superuser", database.superuser_url(), {}
     database.execute("alter table projects no force row level security")
     yield "no policy", "is not forced", url, {}
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from openapi.documents import walk
 from openapi.rules.examples import examples
-from openapi.rules.messages import Finding
+from openapi.rules.messages import Violation
 from openapi.rules.operations import operations, parameters, paths
 from openapi.rules.references import references
 from openapi.rules.schemas import schemas
@@ -26,7 +26,7 @@ def check(
     openapi: dict[str, Any],
     extensions: dict[str, Any],
     handler_fault: Callable[[str, str], str | None],
-) -> list[Finding]:
+) -> list[Violation]:
     """Return all that is wrong with a contract.
 
     `openapi` and `extensions` are JSON Schemas; `handler_fault(tag, function)` says what keeps
@@ -46,6 +46,6 @@ def check(
     found += [f for f in structure(document, objects, openapi, extensions) if f[0] not in known]
     if broken:  # no validator can be built on them
         return found
-    unbuilt: list[Finding] = []
+    unbuilt: list[Violation] = []
     found += examples(document, objects, unbuilt)
     return found or unbuilt

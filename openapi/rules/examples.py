@@ -10,14 +10,14 @@ from urllib.parse import quote
 
 import jsonschema_rs
 
-from openapi.documents import Object, Place, entries, locate, table, walk
-from openapi.rules.messages import Finding
+from openapi.documents import NodePath, SpecObject, list_at, locate, mapping_at, walk
+from openapi.rules.messages import Violation
 from openapi.rules.structure import site
 
 
 def examples(
-    document: dict[str, Any], objects: list[Object], unbuilt: list[Finding]
-) -> Iterator[Finding]:
+    document: dict[str, Any], objects: list[SpecObject], unbuilt: list[Violation]
+) -> Iterator[Violation]:
     """Every example, default and enum value is valid against its schema.
 
     A schema that no validator can be built from goes to `unbuilt`: another rule has its cause.
@@ -51,17 +51,17 @@ def examples(
                 yield (*where, *site(fault, value)[0]), f"not valid: {fault.message}"
 
 
-def _values(document: Any, place: Place, kind: str, node: Any) -> Iterator[tuple[Place, Any]]:
+def _values(document: Any, place: NodePath, kind: str, node: Any) -> Iterator[tuple[NodePath, Any]]:
     for key in ("example", "default") if kind == "schema" else ("example",):
         if key in node:
             yield (*place, key), node[key]
-    for i, value in enumerate(entries(node, "enum") if kind == "schema" else ()):
+    for i, value in enumerate(list_at(node, "enum") if kind == "schema" else ()):
         yield (*place, "enum", i), value
-    for name, entry in table(node, "examples").items() if kind != "schema" else ():
-        where: Place = (*place, "examples", name)
-        if isinstance(ref := table(entry).get("$ref"), str):
+    for name, entry in mapping_at(node, "examples").items() if kind != "schema" else ():
+        where: NodePath = (*place, "examples", name)
+        if isinstance(ref := mapping_at(entry).get("$ref"), str):
             where, entry = locate(document, ref)
-        if "value" in table(entry):
+        if "value" in mapping_at(entry):
             yield (*where, "value"), entry["value"]
 
 
@@ -72,7 +72,7 @@ def _as_draft4(document: dict[str, Any]) -> dict[str, Any]:
         if kind == "schema" and node.get("nullable") is True and isinstance(node.get("type"), str):
             node["type"] = [node["type"], "null"]
             if "enum" in node:
-                node["enum"] = [*entries(node, "enum"), None]
+                node["enum"] = [*list_at(node, "enum"), None]
     return spelt
 
 

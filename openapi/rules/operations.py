@@ -7,27 +7,27 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from openapi.documents import (
-    Object,
-    Place,
-    dotted,
+    NodePath,
+    SpecObject,
     each_operation,
-    entries,
+    effective_extensions,
+    format_path,
     function_of,
-    in_force,
+    list_at,
+    mapping_at,
     parameters_of,
     resolve,
-    table,
 )
-from openapi.rules.messages import Finding, listed, nearest, quoted
+from openapi.rules.messages import Violation, enumerate_names, quote, suggest
 
 
-def paths(document: Any) -> Iterator[Finding]:
+def paths(document: Any) -> Iterator[Violation]:
     """No two paths may match one request, unless one is the more literal throughout."""
-    split = {p: p.split("/")[1:] for p in table(document, "paths") if p.startswith("/")}
+    split = {p: p.split("/")[1:] for p in mapping_at(document, "paths") if p.startswith("/")}
     for path, segments in split.items():
         for segment in segments if path != "/" else ():
             if not re.fullmatch(r"\{[a-z][a-z0-9_]*\}|[A-Za-z0-9._~-]+", segment):
-                reason = f"{quoted(segment)} is neither a plain segment nor a {{parameter}}"
+                reason = f"{quote(segment)} is neither a plain segment nor a {{parameter}}"
                 yield ("paths", path), reason
     for first, second in itertools.combinations(split, 2):
         if len(split[first]) != len(split[second]):
@@ -40,10 +40,10 @@ def paths(document: Any) -> Iterator[Finding]:
 
 
 def operations(
-    document: Any, objects: list[Object], handler_fault: Callable[[str, str], str | None]
-) -> Iterator[Finding]:
-    ids: dict[str, Place] = {}
-    declared = [table(tag).get("name") for tag in entries(document, "tags")]
+    document: Any, objects: list[SpecObject], handler_fault: Callable[[str, str], str | None]
+) -> Iterator[Violation]:
+    ids: dict[str, NodePath] = {}
+    declared = [mapping_at(tag).get("name") for tag in list_at(document, "tags")]
     for place, item, operation in each_operation(document):
         name, here = operation.get("operationId"), (*place, "operationId")
         if "operationId" not in operation:
@@ -52,14 +52,14 @@ def operations(
             first = ids.setdefault(name, place)
             tag, _, verb = name.partition(".")
             if first != place:
-                yield here, f"`{name}` is also the operationId of {dotted(first)}"
+                yield here, f"`{name}` is also the operationId of {format_path(first)}"
             if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*\.[a-z][a-z0-9]*(_[a-z0-9]+)*", name):
-                yield here, f"{quoted(name)} is not `tag.verb` in snake_case"
-            elif tag not in entries(operation, "tags"):
+                yield here, f"{quote(name)} is not `tag.verb` in snake_case"
+            elif tag not in list_at(operation, "tags"):
                 yield here, f"the operation has no tag `{tag}`"
             elif first == place and (fault := handler_fault(tag, function_of(verb))):
                 yield here, fault
-        for i, tag in enumerate(entries(operation, "tags")):
+        for i, tag in enumerate(list_at(operation, "tags")):
             if isinstance(tag, str) and tag not in declared:
                 yield (*place, "tags", i), f"tag `{tag}` is not declared in the contract's tags"
         yield from _responses(document, place, item, operation)
@@ -67,17 +67,17 @@ def operations(
     for place, kind, node in objects:
         target = node.get("operationId")
         if kind == "link" and isinstance(target, str) and target not in ids:
-            yield (*place, "operationId"), f"no operation `{target}`{nearest(target, ids)}"
+            yield (*place, "operationId"), f"no operation `{target}`{suggest(target, ids)}"
 
 
-def _responses(document: Any, place: Place, item: Any, operation: Any) -> Iterator[Finding]:
+def _responses(document: Any, place: NodePath, item: Any, operation: Any) -> Iterator[Violation]:
     has_path_parameter = "{" in str(place[1])
     needed = {
         "400 413 431 500 503": True,
         "401": operation.get("security", document.get("security")),
         "404": has_path_parameter,
         "408 415": "requestBody" in operation,
-        "429": "x-rate-limit" in in_force(document, item, operation),
+        "429": "x-rate-limit" in effective_extensions(document, item, operation),
     }
     if not isinstance(answers := operation.get("responses"), dict):
         return
@@ -85,28 +85,28 @@ def _responses(document: Any, place: Place, item: Any, operation: Any) -> Iterat
         yield (*place, "responses"), "lacks a 2xx response"
     codes = {code for some, condition in needed.items() if condition for code in some.split()}
     if missing := sorted(codes - answers.keys()):
-        yield (*place, "responses"), f"lacks {listed(missing, 'and')}"
+        yield (*place, "responses"), f"lacks {enumerate_names(missing, 'and')}"
 
 
-def _rate_limit(document: Any, place: Place, item: Any, operation: Any) -> Iterator[Finding]:
+def _rate_limit(document: Any, place: NodePath, item: Any, operation: Any) -> Iterator[Violation]:
     own = (*place, "x-rate-limit")
     if "x-rate-limit" in operation and "x-probe" in operation:
         yield own, "a probe has no limit: it asks for ever"
-    limit = table(in_force(document, item, operation), "x-rate-limit")
+    limit = mapping_at(effective_extensions(document, item, operation), "x-rate-limit")
     if limit.get("key") == "tenant" and not operation.get("security", document.get("security")):
         where = own if "x-rate-limit" in operation else place
         yield where, "a public operation has no tenant to count: write `key: client`"
 
 
-def parameters(document: Any, objects: list[Object]) -> Iterator[Finding]:
+def parameters(document: Any, objects: list[SpecObject]) -> Iterator[Violation]:
     for place, kind, node in objects:
         if kind == "parameter" and "$ref" not in node:
             if "schema" not in node:
                 yield place, "needs a `schema`"
             elif (schema := resolve(document, node["schema"])) and "type" not in schema:
                 yield (*place, "schema"), "the schema of a parameter needs a `type`"
-        resolved = [resolve(document, entry) for entry in entries(node, "parameters")]
-        names = Counter(quoted([p.get("name"), p.get("in")]) for p in resolved if p)
+        resolved = [resolve(document, entry) for entry in list_at(node, "parameters")]
+        names = Counter(quote([p.get("name"), p.get("in")]) for p in resolved if p)
         for name in (name for name, times in names.items() if times > 1):
             yield (*place, "parameters"), f"{name} is declared twice"
     for place, _, _ in each_operation(document):

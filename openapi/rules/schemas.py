@@ -7,8 +7,8 @@ from typing import Any
 
 import jsonschema_rs
 
-from openapi.documents import Object, entries, table
-from openapi.rules.messages import Finding, nearest, quoted
+from openapi.documents import SpecObject, list_at, mapping_at
+from openapi.rules.messages import Violation, quote, suggest
 
 BOUNDED_FORMATS = ("uuid", "date-time", "date", "ipv4", "ipv6")
 FORMATS = {
@@ -18,7 +18,7 @@ FORMATS = {
 }
 
 
-def schemas(objects: list[Object]) -> Iterator[Finding]:
+def schemas(objects: list[SpecObject]) -> Iterator[Violation]:
     """Every schema says its type, is closed, and bounds what it lets in."""
     kinds = {place: kind for place, kind, _ in objects}
     for place, kind, node in objects:
@@ -39,7 +39,7 @@ def _is_typed(node: Any) -> bool:
     if not isinstance(node, dict) or "type" in node or "$ref" in node:
         return True  # what a $ref leads to is a schema, which says its own type
     all_of, any_of, one_of = (
-        [_is_typed(branch) for branch in entries(node, key)] for key in ("allOf", "anyOf", "oneOf")
+        [_is_typed(branch) for branch in list_at(node, key)] for key in ("allOf", "anyOf", "oneOf")
     )
     return any(all_of) or all(any_of or one_of or [False])
 
@@ -49,8 +49,8 @@ def _limits(node: dict[str, Any]) -> Iterator[str]:
     if (kind == "object" or "properties" in node) and rest is True:
         yield "is open: write `additionalProperties: false`"
     if rest is False:
-        for name in entries(node, "required"):
-            if isinstance(name, str) and name not in table(node, "properties"):
+        for name in list_at(node, "required"):
+            if isinstance(name, str) and name not in mapping_at(node, "properties"):
                 yield f"requires `{name}`, which is none of its properties"
     if kind == "array":
         yield from (f"lacks `{key}`" for key in ("items", "maxItems") if key not in node)
@@ -68,7 +68,7 @@ def _limits(node: dict[str, Any]) -> Iterator[str]:
 
 def _format_fault(name: Any, kind: Any) -> str | None:
     if isinstance(name, str) and name not in FORMATS:
-        return f"unknown format {quoted(name)}{nearest(name, FORMATS)}"
+        return f"unknown format {quote(name)}{suggest(name, FORMATS)}"
     if isinstance(name, str) and kind != FORMATS[name]:
         return f"format {name} is one of type {FORMATS[name]}"
     return None

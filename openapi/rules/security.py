@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from openapi.documents import Object, Place, each_operation, resolve, table
-from openapi.rules.messages import Finding, nearest
+from openapi.documents import NodePath, SpecObject, each_operation, mapping_at, resolve
+from openapi.rules.messages import Violation, suggest
 
 
-def security(document: Any, objects: list[Object]) -> Iterator[Finding]:
+def security(document: Any, objects: list[SpecObject]) -> Iterator[Violation]:
     """Every operation names one requirement, or says `security: []`."""
     everywhere = document.get("security")
     if isinstance(everywhere, list):
@@ -34,14 +34,14 @@ def security(document: Any, objects: list[Object]) -> Iterator[Finding]:
         )
 
 
-def _requirements(document: Any, place: Place, required: list[Any]) -> Iterator[Finding]:
-    schemes = table(document, "components", "securitySchemes")
+def _requirements(document: Any, place: NodePath, required: list[Any]) -> Iterator[Violation]:
+    schemes = mapping_at(document, "components", "securitySchemes")
     if len(required) > 1:
         yield place, "lists alternatives: a token that one refuses could pass by another"
         return
-    for name, scopes in (pair for entry in required for pair in table(entry).items()):
+    for name, scopes in (pair for entry in required for pair in mapping_at(entry).items()):
         if name not in schemes:
-            yield (*place, 0, name), f"no security scheme `{name}`{nearest(name, schemes)}"
+            yield (*place, 0, name), f"no security scheme `{name}`{suggest(name, schemes)}"
         elif scopes and resolve(document, schemes[name]).get("type") in ("http", "apiKey"):
             yield (*place, 0, name), "only OAuth 2 and OpenID Connect know scopes: write []"
     if required == [{}]:

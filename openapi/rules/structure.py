@@ -6,18 +6,18 @@ from typing import Any
 
 import jsonschema_rs
 
-from openapi.documents import Object, Place, entries, table
-from openapi.rules.messages import Finding, listed, nearest, not_one_of, quoted
+from openapi.documents import NodePath, SpecObject, list_at, mapping_at
+from openapi.rules.messages import Violation, enumerate_names, not_in, quote, suggest
 from openapi.rules.schemas import crossed
 
 
 def structure(
-    document: Any, objects: list[Object], openapi: dict[str, Any], extensions: dict[str, Any]
-) -> Iterator[Finding]:
+    document: Any, objects: list[SpecObject], openapi: dict[str, Any], extensions: dict[str, Any]
+) -> Iterator[Violation]:
     validator = jsonschema_rs.Draft4Validator(openapi, validate_formats=False)
     for error in validator.iter_errors(document):
         yield from _causes(error, openapi, document)
-    for reason in crossed(table(document, "x-service", "scaling")):
+    for reason in crossed(mapping_at(document, "x-service", "scaling")):
         yield ("x-service", "scaling"), reason
     homes = extensions["properties"]
     own_words = jsonschema_rs.Draft202012Validator(extensions)
@@ -28,11 +28,11 @@ def structure(
             for inner, reason in _causes(error, extensions, words):
                 right = [h for h in homes if inner[1:] and inner[1] in homes[h]["properties"]]
                 if len(inner) == 2 and right and home not in right:
-                    reason = f"stands in the wrong place: it belongs to {listed(right)}"
+                    reason = f"stands in the wrong place: it belongs to {enumerate_names(right)}"
                 yield (*place, *inner[1:]), reason
 
 
-def _causes(error: Any, schema: Any, instance: Any) -> Iterator[Finding]:
+def _causes(error: Any, schema: Any, instance: Any) -> Iterator[Violation]:
     """Yield what is behind an error; of a oneOf that fails, the faults of the branch meant."""
     kind = error.kind
     place, value = site(error, instance)
@@ -42,28 +42,28 @@ def _causes(error: Any, schema: Any, instance: Any) -> Iterator[Finding]:
         case "additionalProperties":
             for step in error.schema_path[:-1]:
                 schema = schema[step]
-            known = [*table(schema, "properties")]
-            known += re.findall("[a-z]{3,}", " ".join(table(schema, "patternProperties")))
+            known = [*mapping_at(schema, "properties")]
+            known += re.findall("[a-z]{3,}", " ".join(mapping_at(schema, "patternProperties")))
             for key in kind.unexpected:
-                yield (*place, key), f"unknown key{nearest(key, known)}"
+                yield (*place, key), f"unknown key{suggest(key, known)}"
         case "required":
             yield place, f"lacks `{kind.property}`"
         case "type":
             scalar = kind.types == ["string"] and not isinstance(value, dict | list | None)
             hint = ": quote it" if scalar else _hint(kind.types, value, schema, error)
-            yield place, f"must be {listed(kind.types)}, not {quoted(value)}{hint}"
+            yield place, f"must be {enumerate_names(kind.types)}, not {quote(value)}{hint}"
         case "enum":
             hint = ": write one, and `nullable: true`" if _is_of_31(place, value) else ""
-            yield place, not_one_of(value, kind.options) + hint
-        case "not" if "required" in table(kind.schema):
-            yield place, f"may not carry both {listed(kind.schema['required'], 'and')}"
+            yield place, not_in(value, kind.options) + hint
+        case "not" if "required" in mapping_at(kind.schema):
+            yield place, f"may not carry both {enumerate_names(kind.schema['required'], 'and')}"
         case "pattern" if place == ("openapi",):
-            yield place, f"only OpenAPI 3.0.x is served, not {quoted(value)}"
+            yield place, f"only OpenAPI 3.0.x is served, not {quote(value)}"
         case _:
             yield place, error.message
 
 
-def _is_of_31(place: Place, value: Any) -> bool:
+def _is_of_31(place: NodePath, value: Any) -> bool:
     """Whether this is a list of types, as OpenAPI 3.1 has them."""
     return place[-1:] == ("type",) and isinstance(value, list) and "null" in value
 
@@ -75,7 +75,7 @@ def _hint(types: list[str], value: Any, schema: Any, error: Any) -> str:
             schema = schema[step]
     except (LookupError, TypeError):
         return ""
-    if types == ["object"] and (required := entries(schema, "required")):
+    if types == ["object"] and (required := list_at(schema, "required")):
         return f": write {{{', '.join(f'{name}: …' for name in required)}}}"
     if types == ["array"] and isinstance(value, str):
         inside = bool(error.instance_path) and isinstance(error.instance_path[-1], int)
@@ -84,8 +84,8 @@ def _hint(types: list[str], value: Any, schema: Any, error: Any) -> str:
 
 
 def _causes_of_branches(
-    place: Place, branches: list[list[Any]], schema: Any, instance: Any
-) -> Iterator[Finding]:
+    place: NodePath, branches: list[list[Any]], schema: Any, instance: Any
+) -> Iterator[Violation]:
     def was_meant(error: Any) -> bool:
         below = error.instance_path[len(place) :]
         if error.kind.name == "enum" and below:
@@ -102,14 +102,14 @@ def _causes_of_branches(
     elif discriminators:
         where, value = site(discriminators[0], instance)
         hint = ": write one, and `nullable: true`" if _is_of_31(where, value) else ""
-        yield where, not_one_of(value, [o for e in discriminators for o in e.kind.options]) + hint
+        yield where, not_in(value, [o for e in discriminators for o in e.kind.options]) + hint
     else:
         yield from _causes(errors[0], schema, instance)
 
 
-def site(error: Any, instance: Any) -> tuple[Place, Any]:
+def site(error: Any, instance: Any) -> tuple[NodePath, Any]:
     """Return where in `instance` a validator's error is, and what stands there."""
-    place: Place = ()
+    place: NodePath = ()
     for step in error.instance_path:  # a key such as "200" arrives as a number, an empty one never
         key = str(step) if isinstance(instance, dict) else step
         try:

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from openapi.documents import Place, entries, parameters_of, resolve, table
-from openapi.rules.messages import Finding
+from openapi.documents import NodePath, list_at, mapping_at, parameters_of, resolve
+from openapi.rules.messages import Violation
 from openapi.tables import SCALARS
 
 CURSOR = "^[A-Za-z0-9_-]+$"
@@ -14,9 +14,11 @@ LONGEST_SCALAR = 48  # bytes of a number, time or id as text
 ID = 36
 
 
-def check(document: Any, place: Place, operation: Any, schema: dict[str, Any]) -> Iterator[Finding]:
+def check(
+    document: Any, place: NodePath, operation: Any, schema: dict[str, Any]
+) -> Iterator[Violation]:
     """Query parameters of a list are its page, a column that filters, or `sort`."""
-    columns = table(schema, "properties")
+    columns = mapping_at(schema, "properties")
     for (name, where), (at, parameter) in parameters_of(document, place).items():
         if where != "query" or name in ("limit", "cursor"):
             continue
@@ -25,7 +27,7 @@ def check(document: Any, place: Place, operation: Any, schema: dict[str, Any]) -
         sent = resolve(document, parameter.get("schema"))
         column = resolve(document, columns.get(name))
         if name == "sort":
-            yield from _sort(document, place, operation, at, entries(sent, "enum"), columns)
+            yield from _sort(document, place, operation, at, list_at(sent, "enum"), columns)
         elif column.get("type") not in SCALARS:
             yield at, f"`{name}` is no column to filter by"
         elif any(sent.get(key) != column.get(key) for key in ("type", "format")):
@@ -34,12 +36,12 @@ def check(document: Any, place: Place, operation: Any, schema: dict[str, Any]) -
 
 def _sort(
     document: Any,
-    place: Place,
+    place: NodePath,
     operation: Any,
-    at: Place,
+    at: NodePath,
     values: list[Any],
     columns: dict[str, Any],
-) -> Iterator[Finding]:
+) -> Iterator[Violation]:
     if not values:
         yield at, "`sort` has an `enum`: columns, with `-` before one that goes down"
     most = PLAIN
@@ -58,7 +60,7 @@ def _sort(
 def longest_cursor(sort: str, column: dict[str, Any]) -> int:
     """Return the characters of the longest cursor that `db.sql.pagination.sorted_cursor` makes: base64 of
     `["sort","value","id"]`, where a character of the value has at most 4 bytes."""
-    options, most = entries(column, "enum"), column.get("maxLength")
+    options, most = list_at(column, "enum"), column.get("maxLength")
     if options:
         value = max(len(str(option).encode()) for option in options)
     else:
@@ -66,17 +68,19 @@ def longest_cursor(sort: str, column: dict[str, Any]) -> int:
     return -(-4 * (len('["","",""]') + len(sort) + value + ID) // 3)
 
 
-def _cursors(document: Any, place: Place, operation: Any) -> Iterator[tuple[Place, dict[str, Any]]]:
+def _cursors(
+    document: Any, place: NodePath, operation: Any
+) -> Iterator[tuple[NodePath, dict[str, Any]]]:
     """Yield the schemas of the parameter `cursor` and of the `next` that is answered."""
     at, parameter = parameters_of(document, place).get(("cursor", "query"), (place, {}))
     if parameter:
         yield at, resolve(document, parameter.get("schema"))
-    for code, answer in table(operation, "responses").items():
+    for code, answer in mapping_at(operation, "responses").items():
         if not str(code).startswith("2"):
             continue
-        for kind, media in table(resolve(document, answer), "content").items():
-            body = resolve(document, table(media).get("schema"))
-            if "next" in table(body, "properties"):
+        for kind, media in mapping_at(resolve(document, answer), "content").items():
+            body = resolve(document, mapping_at(media).get("schema"))
+            if "next" in mapping_at(body, "properties"):
                 here = (*place, "responses", code, "content", kind, "schema")
                 yield (*here, "properties", "next"), resolve(document, body["properties"]["next"])
 

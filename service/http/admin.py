@@ -9,30 +9,30 @@ import uvicorn
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http.protocol import Protocol
-from service.http.responses import send_answer
-from service.http.server import config, look
+from service.http.protocol import HttpProtocol
+from service.http.responses import send_response
+from service.http.server import check_deadlines, uvicorn_config
 from service.telemetry.metrics import Metrics
 
-MOST_CONNECTIONS = 32
+MAX_CONNECTIONS = 32
 HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-def app(render: Callable[[], bytes]) -> ASGIApp:
+def create_admin_app(render: Callable[[], bytes]) -> ASGIApp:
     """Return the application of the admin port."""
 
     async def answer(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] != "/metrics":
-            await send_answer(send, 404, b"", HEADERS)
+            await send_response(send, 404, b"", HEADERS)
         elif scope["method"] != "GET":
-            await send_answer(send, 405, b"", HEADERS | {"Allow": "GET"})
+            await send_response(send, 405, b"", HEADERS | {"Allow": "GET"})
         else:
-            await send_answer(send, 200, render(), HEADERS, CONTENT_TYPE_PLAIN_0_0_4)
+            await send_response(send, 200, render(), HEADERS, CONTENT_TYPE_PLAIN_0_0_4)
 
     return answer
 
 
-class Server(uvicorn.Server):
+class AdminServer(uvicorn.Server):
     """Ends with the service, and by no signal of its own."""
 
     @contextmanager
@@ -40,7 +40,7 @@ class Server(uvicorn.Server):
         yield
 
     async def on_tick(self, counter: int) -> bool:
-        look(self, counter)
+        check_deadlines(self, counter)
         return await super().on_tick(counter)
 
 
@@ -51,9 +51,9 @@ async def serving(application: ASGIApp, host: str, port: int | None) -> AsyncIte
         yield
         return
     # Counted apart: what an operator does is no request of the service.
-    http = partial(Protocol, metrics=Metrics({}), most=MOST_CONNECTIONS)
-    server = Server(
-        config(application, host, port, http, lifespan="off", timeout_graceful_shutdown=1)
+    http = partial(HttpProtocol, metrics=Metrics({}), most=MAX_CONNECTIONS)
+    server = AdminServer(
+        uvicorn_config(application, host, port, http, lifespan="off", timeout_graceful_shutdown=1)
     )
     task = asyncio.create_task(server.serve())
     try:

@@ -12,7 +12,7 @@ Address = IPv4Address | IPv6Address
 IPV6_PREFIX = 64
 
 
-def client_of(scope: Scope, trusted: Sequence[Network]) -> str:
+def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
     """Return the client's address: the nearest that no trusted proxy vouches for.
 
     X-Forwarded-For is read from the right, since every proxy appends the peer that it saw; one
@@ -31,7 +31,7 @@ def client_of(scope: Scope, trusted: Sequence[Network]) -> str:
     return peer
 
 
-def household(client: str) -> str:
+def rate_limit_key(client: str) -> str:
     """Return what is counted as one client: an IPv4 address, or the /64 of an IPv6 address."""
     address = _address(client)
     if isinstance(address, IPv6Address):

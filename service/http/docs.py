@@ -10,10 +10,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openapi.contract import Contract, public_document
 from service.http.problems import Problem
-from service.http.responses import JSON, send_answer
+from service.http.responses import JSON_TYPE, send_response
 
 # Styles that Swagger UI sets on elements, and icons that it draws, need the two exceptions.
-POLICY = (
+CONTENT_SECURITY_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     b"img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
     b"form-action 'none'"
@@ -49,13 +49,13 @@ START = b"""const ui = SwaggerUIBundle({
 """
 
 
-class Docs:
+class DocsMiddleware:
     """Answers /openapi.json and, unless it is switched off, /ui; hands on everything else."""
 
     def __init__(self, app: ASGIApp, *, contract: Contract, swagger_ui: bool) -> None:
         self._app = app
         document = orjson.dumps(public_document(contract))
-        self._pages: dict[str, tuple[str, bytes]] = {"/openapi.json": (JSON, document)}
+        self._pages: dict[str, tuple[str, bytes]] = {"/openapi.json": (JSON_TYPE, document)}
         if swagger_ui:
             page = PAGE % contract.title.replace("<", "&lt;").encode()
             self._pages |= {
@@ -72,7 +72,7 @@ class Docs:
             return
         allow = {"Allow": "GET, HEAD, OPTIONS"}
         if scope["method"] == "OPTIONS":
-            await send_answer(send, 204, b"", allow)
+            await send_response(send, 204, b"", allow)
             return
         if scope["method"] != "GET":
             raise Problem("method-not-allowed", "Not with this method", headers=allow)
@@ -80,11 +80,11 @@ class Docs:
         content = content or _asset(path.removeprefix("/ui/"))
         tag = _tag(content)
         headers = {"ETag": tag, "Cache-Control": "no-cache"}
-        scope["covenant"].content_security_policy = POLICY
+        scope["covenant"].content_security_policy = CONTENT_SECURITY_POLICY
         if any(n == b"if-none-match" and v.decode("latin-1") == tag for n, v in scope["headers"]):
-            await send_answer(send, 304, b"", headers)
+            await send_response(send, 304, b"", headers)
             return
-        await send_answer(send, 200, content, headers, media_type)
+        await send_response(send, 200, content, headers, media_type)
 
 
 @cache

@@ -11,20 +11,20 @@ from db.errors import (
     Conflict,
     DiskFull,
     InUse,
-    Invalid,
+    InvalidValue,
     NotFound,
-    Stale,
-    TooSlow,
+    StatementTimeout,
     Unavailable,
+    VersionMismatch,
 )
 from service.identity.principals import MissingToken
 from service.identity.tokens import InvalidToken
 
-RETRY_AFTER = 1
-FULL_RETRY_AFTER = 30  # space is made by people
-MOST_FAULTS = 50
-GUEST = "POST /auth/guest answers with a token"
-CONTRACT = "GET /openapi.json says what each operation takes"
+RETRY_AFTER_SECONDS = 1
+DISK_FULL_RETRY_AFTER_SECONDS = 30  # space is made by people
+MAX_ERRORS = 50
+SIGN_IN_HINT = "POST /auth/guest answers with a token"
+CONTRACT_HINT = "GET /openapi.json says what each operation takes"
 
 
 class Problem(Exception):
@@ -37,7 +37,7 @@ class Problem(Exception):
         *,
         hint: str | None = None,
         headers: Mapping[str, str] | None = None,
-        errors: list["Fault"] | None = None,
+        errors: list["FieldError"] | None = None,
     ) -> None:
         super().__init__(code)
         self.code = code
@@ -49,7 +49,7 @@ class Problem(Exception):
 
 
 @dataclass(frozen=True)
-class Fault:
+class FieldError:
     """One fault of a request; `pointer` is a JSON Pointer (RFC 6901) into the place `where`."""
 
     where: str
@@ -78,19 +78,19 @@ CODES = {
 }
 
 
-def invalid(faults: list[Fault]) -> Problem:
+def invalid_request(faults: list[FieldError]) -> Problem:
     """The request does not follow the contract, for each of these reasons."""
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    return Problem("invalid-request", count, hint=CONTRACT, errors=faults[:MOST_FAULTS])
+    return Problem("invalid-request", count, hint=CONTRACT_HINT, errors=faults[:MAX_ERRORS])
 
 
-def of(error: Exception) -> Problem:
+def from_error(error: Exception) -> Problem:
     """Return the problem that an error is answered with; an unknown one tells nothing."""
     match error:
         case Problem():
             return error
         case BrokenReference(column=str(column)):
-            fault = Fault("body", f"/{column}", "refers to nothing that is here")
+            fault = FieldError("body", f"/{column}", "refers to nothing that is here")
             return Problem("not-found", "There is nothing that the body names", errors=[fault])
         case NotFound():
             return Problem("not-found", "There is nothing here")
@@ -99,23 +99,29 @@ def of(error: Exception) -> Problem:
         case Conflict():
             taken = "Another one has a value that only one may have"
             return Problem("conflict", taken, hint="Choose another value")
-        case Stale():
+        case VersionMismatch():
             changed = "It has changed since the ETag that was sent"
             return Problem("precondition-failed", changed, hint="Get it again")
-        case Invalid():
-            return invalid([Fault(error.where, error.pointer, error.detail)])
+        case InvalidValue():
+            return invalid_request([FieldError(error.where, error.pointer, error.detail)])
         case MissingToken():
             challenge = {"WWW-Authenticate": "Bearer"}
-            return Problem("unauthorized", "No token was sent", hint=GUEST, headers=challenge)
+            return Problem(
+                "unauthorized", "No token was sent", hint=SIGN_IN_HINT, headers=challenge
+            )
         case InvalidToken():
             challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-            return Problem("unauthorized", "No valid token", hint=GUEST, headers=challenge)
-        case TooSlow():
+            return Problem("unauthorized", "No valid token", hint=SIGN_IN_HINT, headers=challenge)
+        case StatementTimeout():
             slow = "The database took longer than the operation may; nothing was changed"
-            return Problem("statement-timeout", slow, headers={"Retry-After": str(RETRY_AFTER)})
+            return Problem(
+                "statement-timeout", slow, headers={"Retry-After": str(RETRY_AFTER_SECONDS)}
+            )
         case DiskFull():
             detail = "The database has no space left: nothing was written, and reads go on"
-            return Problem("disk-full", detail, headers={"Retry-After": str(FULL_RETRY_AFTER)})
+            return Problem(
+                "disk-full", detail, headers={"Retry-After": str(DISK_FULL_RETRY_AFTER_SECONDS)}
+            )
         case Unavailable():
             return unavailable(error)
     return Problem("internal-error", "The service failed", hint="Tell the operator the request id")
@@ -128,11 +134,11 @@ def unavailable(error: Unavailable) -> Problem:
     if error.maybe_done:
         detail = "The database did not answer: the change may have happened all the same"
     return Problem(
-        "unavailable", detail, hint="Try again", headers={"Retry-After": str(RETRY_AFTER)}
+        "unavailable", detail, hint="Try again", headers={"Retry-After": str(RETRY_AFTER_SECONDS)}
     )
 
 
-def body(problem: Problem, request_id: str) -> bytes:
+def to_json(problem: Problem, request_id: str) -> bytes:
     """Return the problem as JSON (RFC 9457 section 3)."""
     members: dict[str, Any] = {
         "type": f"urn:covenant:problem:{problem.code}",

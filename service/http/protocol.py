@@ -11,26 +11,26 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from db.errors import Unavailable
 from service.http import problems
-from service.http.problems import Fault, Problem
+from service.http.problems import FieldError, Problem
 from service.http.request_middleware import (
-    LINGER,
-    MOST_FIELDS,
-    MOST_HEADER_BYTES,
-    POLICY,
+    CONTENT_SECURITY_POLICY,
+    LINGER_SECONDS,
+    MAX_HEADER_BYTES,
+    MAX_HEADER_FIELDS,
     SECURITY_HEADERS,
     headers_too_large,
 )
-from service.http.response_cycle import cycle
-from service.http.responses import PROBLEM
-from service.telemetry.logs import request_line
-from service.telemetry.metrics import OTHER, Metrics
+from service.http.response_cycle import new_cycle
+from service.http.responses import PROBLEM_TYPE
+from service.telemetry.logs import request_logger
+from service.telemetry.metrics import OTHER_METHOD, Metrics
 
-HEAD_SECONDS = 5
-MOST_PIPELINED = 32  # requests that wait behind one; who sent more sends again (RFC 9112, 9.3.2)
-UNREAD_SECONDS = 30  # how long an answer may lie here because its client does not read on
-MOST_LOOKED_AT = 100  # connections, for one that may go
+HEAD_TIMEOUT_SECONDS = 5
+MAX_PIPELINED = 32  # requests that wait behind one; who sent more sends again (RFC 9112, 9.3.2)
+MAX_UNREAD_SECONDS = 30  # how long an answer may lie here because its client does not read on
+MAX_EVICTION_CANDIDATES = 100  # connections, for one that may go
 # With the request line's other words, and the colon and line end of each field.
-MOST_RAW_BYTES = MOST_HEADER_BYTES + 1024
+MAX_RAW_HEAD_BYTES = MAX_HEADER_BYTES + 1024
 REASONS = {
     400: b"Bad Request",
     408: b"Request Timeout",
@@ -39,7 +39,7 @@ REASONS = {
 }
 
 
-class Protocol(HttpToolsProtocol):
+class HttpProtocol(HttpToolsProtocol):
     """One connection. A head that is too large, too slow or malformed ends it with a problem.
 
     What is awaited has a deadline that `look` holds it to, for all connections in one go: timers
@@ -64,15 +64,15 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._expect(HEAD_SECONDS)
+        self._expect(HEAD_TIMEOUT_SECONDS)
         if len(self.connections) > self._most and not self._make_room():
-            self._refuse(problems.of(Unavailable("too many connections")))
+            self._refuse(problems.from_error(Unavailable("too many connections")))
             self.transport.close()
 
     def _make_room(self) -> bool:
         """End a connection that only waits for its client's next request."""
-        for other in islice(self.connections, MOST_LOOKED_AT):
-            if isinstance(other, Protocol) and other._idle and not other.transport.is_closing():
+        for other in islice(self.connections, MAX_EVICTION_CANDIDATES):
+            if isinstance(other, HttpProtocol) and other._idle and not other.transport.is_closing():
                 other.transport.close()
                 return True
         return False
@@ -81,7 +81,7 @@ class Protocol(HttpToolsProtocol):
         """End the connection if what is awaited is late; `now` is the event loop's time."""
         if not self.transport.get_write_buffer_size():
             self._unread_since = math.inf
-        elif now - self._unread_since > UNREAD_SECONDS:
+        elif now - self._unread_since > MAX_UNREAD_SECONDS:
             self.transport.abort()  # to close it would wait for the client to read
         else:
             self._unread_since = min(self._unread_since, now)
@@ -97,7 +97,7 @@ class Protocol(HttpToolsProtocol):
         if self._ended:
             return
         if self._idle or (self._in_head and self._deadline == math.inf):
-            self._expect(HEAD_SECONDS)
+            self._expect(HEAD_TIMEOUT_SECONDS)
         self._raw_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -105,8 +105,8 @@ class Protocol(HttpToolsProtocol):
             # Answered in HTTP/1.1 (RFC 9110, 7.8); what follows could be of another protocol.
             self._ended = True
         except (httptools.HttpParserError, UnicodeDecodeError, ValueError):
-            self._refuse(problems.invalid([Fault("header", "", "not HTTP/1.1")]))
-        if self._raw_bytes > MOST_RAW_BYTES:
+            self._refuse(problems.invalid_request([FieldError("header", "", "not HTTP/1.1")]))
+        if self._raw_bytes > MAX_RAW_HEAD_BYTES:
             self._head_bytes = self._raw_bytes
             self._refuse(headers_too_large())
 
@@ -116,14 +116,14 @@ class Protocol(HttpToolsProtocol):
 
     def on_url(self, url: bytes) -> None:
         self._head_bytes += len(url)
-        if self._head_bytes > MOST_HEADER_BYTES:
+        if self._head_bytes > MAX_HEADER_BYTES:
             self._too_large()
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_fields += 1
         self._head_bytes += len(name) + len(value)
-        if self._head_bytes > MOST_HEADER_BYTES or self._head_fields > MOST_FIELDS:
+        if self._head_bytes > MAX_HEADER_BYTES or self._head_fields > MAX_HEADER_FIELDS:
             self._too_large()
         # Trailers are counted and dropped: merged, they would pass for what a proxy vouched for.
         if self._in_head:
@@ -143,9 +143,9 @@ class Protocol(HttpToolsProtocol):
         scope["query_string"] = url.query or b""
         keep_alive = version != "1.0" and not upgrades and parser.should_keep_alive()
         before = self.cycle
-        if len(self.pipeline) == MOST_PIPELINED:
+        if len(self.pipeline) == MAX_PIPELINED:
             raise ValueError("too many requests at once")
-        self.cycle = cycle(self, keep_alive, self.on_response_complete)
+        self.cycle = new_cycle(self, keep_alive, self.on_response_complete)
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:  # pipelined: it waits for its turn
@@ -176,12 +176,12 @@ class Protocol(HttpToolsProtocol):
             self._start_asgi_task(*self.pipeline.pop())
         if not self._in_head and self.cycle.response_complete:
             # The rest of a body that nobody waits for.
-            self._expect(HEAD_SECONDS)
+            self._expect(HEAD_TIMEOUT_SECONDS)
         elif self._in_head and self._deadline == math.inf:
             self._expect(self.timeout_keep_alive, idle=True)
 
     def _too_large(self) -> NoReturn:
-        self._head_bytes = MOST_HEADER_BYTES + 1
+        self._head_bytes = MAX_HEADER_BYTES + 1
         raise ValueError("header fields too large")
 
     def _expect(self, seconds: float, *, idle: bool = False) -> None:
@@ -209,24 +209,24 @@ class Protocol(HttpToolsProtocol):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
-            self._answer(headers_too_large() if self._head_bytes > MOST_HEADER_BYTES else problem)
+            self._answer(headers_too_large() if self._head_bytes > MAX_HEADER_BYTES else problem)
 
     def _answer(self, problem: Problem) -> None:
         request_id = secrets.token_hex(8)
-        body = problems.body(problem, request_id)
+        body = problems.to_json(problem, request_id)
         lines = [
             b"HTTP/1.1 %d %s" % (problem.status, REASONS[problem.status]),
-            b"content-type: " + PROBLEM.encode(),
+            b"content-type: " + PROBLEM_TYPE.encode(),
             b"content-length: %d" % len(body),
             b"x-request-id: " + request_id.encode(),
             *(f"{n}: {v}".encode() for n, v in {**problem.headers, "Connection": "close"}.items()),
             *(b": ".join(header) for header in SECURITY_HEADERS),
-            b"content-security-policy: " + POLICY,
+            b"content-security-policy: " + CONTENT_SECURITY_POLICY,
         ]
         self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
         self.transport.write_eof()
-        self.loop.call_later(LINGER, self.transport.close)
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
         seconds = self.loop.time() - self._timed_from
-        self._metrics.observe(None, OTHER, problem.status, seconds)
+        self._metrics.observe(None, OTHER_METHOD, problem.status, seconds)
         line = {"request_id": request_id, "status": problem.status}
-        request_line()(line | {"duration_ms": round(seconds * 1000, 2)})
+        request_logger()(line | {"duration_ms": round(seconds * 1000, 2)})

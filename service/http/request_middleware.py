@@ -15,20 +15,22 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from db.errors import Unavailable
 from service.http import problems
-from service.http.client_address import client_of
+from service.http.client_address import client_address
 from service.http.problems import Problem
-from service.http.responses import PROBLEM, send_answer
+from service.http.responses import PROBLEM_TYPE, send_response
 from service.operations import bodies
 from service.settings import Network
 from service.status import Status
-from service.telemetry.logs import request_line
-from service.telemetry.metrics import Metrics, why
+from service.telemetry.logs import request_logger
+from service.telemetry.metrics import Metrics, unavailable_reason
 
-MOST_FIELDS = 100
-MOST_HEADER_BYTES = 16_384
+MAX_HEADER_FIELDS = 100
+MAX_HEADER_BYTES = 16_384
 # Seconds to read on after a refusal: closing on a client that still sends would cost it the answer.
-LINGER = 1.0
-WATCHED = frozenset((b"host", b"content-length", b"transfer-encoding", b"origin", b"x-request-id"))
+LINGER_SECONDS = 1.0
+INSPECTED = frozenset(
+    (b"host", b"content-length", b"transfer-encoding", b"origin", b"x-request-id")
+)
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 SECURITY_HEADERS = [
@@ -36,20 +38,20 @@ SECURITY_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
-POLICY = b"default-src 'none'; frame-ancestors 'none'"
+CONTENT_SECURITY_POLICY = b"default-src 'none'; frame-ancestors 'none'"
 CORS_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 CORS_HEADERS = b"Authorization, Content-Type, Idempotency-Key, If-Match, X-Request-Id"
-CORS_EXPOSED = (
+CORS_EXPOSED_HEADERS = (
     b"ETag, Idempotency-Replayed, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
 )
 
-Watched = dict[bytes, list[bytes]]
+InspectedHeaders = dict[bytes, list[bytes]]
 
 log = structlog.get_logger("covenant.request")
 
 
 @dataclass(slots=True)
-class Context:
+class RequestContext:
     """What is known of a request besides its scope."""
 
     request_id: str
@@ -60,13 +62,13 @@ class Context:
     status: int = 0
     trace_id: str | None = None
     # A page for people has one of its own.
-    content_security_policy: bytes = POLICY
+    content_security_policy: bytes = CONTENT_SECURITY_POLICY
     reason: str | None = None  # of a 503
     # Of the answer, whatever it will be.
     fields: Sequence[tuple[bytes, bytes]] = ()
 
 
-class Guard:
+class RequestMiddleware:
     """The outermost middleware. No error passes it: each becomes a problem."""
 
     def __init__(
@@ -83,16 +85,16 @@ class Guard:
         self._metrics = metrics
         self._trusted = tuple(trusted_proxies)
         self._origins = frozenset(origin.encode() for origin in cors_origins)
-        self._write_line = request_line()
+        self._write_line = request_logger()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        sent = _watched(scope["headers"])
-        context = Context(
+        sent = _inspected(scope["headers"])
+        context = RequestContext(
             _request_id(sent),
-            client_of(scope, self._trusted),
+            client_address(scope, self._trusted),
             scope["method"],
             time.perf_counter(),
         )
@@ -103,24 +105,24 @@ class Guard:
         send = self._dressed(send, context, sent)
         self._metrics.in_flight += 1
         try:
-            demand_bounds(sent)
-            demand_framing(sent, scope["http_version"])
+            check_bounds(sent)
+            check_framing(sent, scope["http_version"])
             if not (self._origins and await self._preflight(scope, send)):
                 await self._app(scope, receive, send)
         except ConnectionResetError:
             context.status = context.status or 499
         except asyncio.CancelledError:
             # Time is up: the server ends what is still in flight when it stops.
-            await _answer(Unavailable("the service is stopping"), context, receive, send)
+            await _respond(Unavailable("the service is stopping"), context, receive, send)
         except Exception as error:
             self._metrics.refused(error)
-            context.reason = why(error)
-            await _answer(error, context, receive, send)
+            context.reason = unavailable_reason(error)
+            await _respond(error, context, receive, send)
         finally:
             self._metrics.in_flight -= 1
             self._log(scope, context)
 
-    def _dressed(self, send: Send, context: Context, sent: Watched) -> Send:
+    def _dressed(self, send: Send, context: RequestContext, sent: InspectedHeaders) -> Send:
         async def dressed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
@@ -138,7 +140,7 @@ class Guard:
 
         return dressed
 
-    def _cors(self, sent: Watched) -> bodies.Headers:
+    def _cors(self, sent: InspectedHeaders) -> bodies.Headers:
         """Only for origins that the settings list, each by its own name (Fetch standard, CORS)."""
         origin = sent.get(b"origin", [b""])[0]
         if origin not in self._origins:
@@ -146,7 +148,7 @@ class Guard:
         return [
             (b"vary", b"Origin"),
             (b"access-control-allow-origin", origin),
-            (b"access-control-expose-headers", CORS_EXPOSED),
+            (b"access-control-expose-headers", CORS_EXPOSED_HEADERS),
         ]
 
     async def _preflight(self, scope: Scope, send: Send) -> bool:
@@ -159,10 +161,10 @@ class Guard:
             "Access-Control-Allow-Headers": CORS_HEADERS.decode(),
             "Access-Control-Max-Age": "600",
         }
-        await send_answer(send, 204, b"", allowed)
+        await send_response(send, 204, b"", allowed)
         return True
 
-    def _log(self, scope: Scope, context: Context) -> None:
+    def _log(self, scope: Scope, context: RequestContext) -> None:
         seconds = context.seconds or time.perf_counter() - context.started
         line: dict[str, Any] = {"request_id": context.request_id}
         extensions, operation = scope["extensions"], None
@@ -181,55 +183,59 @@ class Guard:
         self._write_line(line)
 
 
-def demand_bounds(sent: Watched) -> None:
+def check_bounds(sent: InspectedHeaders) -> None:
     """Refuse a body that is larger than the service takes; `Protocol` has bounded the head."""
-    bodies.demand_length(sent.get(b"content-length", ()))
+    bodies.check_content_length(sent.get(b"content-length", ()))
     if len(sent.get(b"host", ())) != 1:
-        raise problems.invalid([problems.Fault("header", "/host", "needed once")])
+        raise problems.invalid_request([problems.FieldError("header", "/host", "needed once")])
 
 
-def demand_framing(sent: Watched, http_version: str) -> None:
+def check_framing(sent: InspectedHeaders, http_version: str) -> None:
     """Refuse codings that proxies may read in another way (RFC 9112, 6.1)."""
     codings = [value.lower() for value in sent.get(b"transfer-encoding", ())]
     if codings and (codings != [b"chunked"] or http_version == "1.0"):
-        problem = problems.invalid([problems.Fault("header", "/transfer-encoding", "not chunked")])
+        problem = problems.invalid_request(
+            [problems.FieldError("header", "/transfer-encoding", "not chunked")]
+        )
         problem.headers["Connection"] = "close"
         raise problem
 
 
 def headers_too_large() -> Problem:
     """RFC 6585 section 5."""
-    detail = f"The header fields may have {MOST_HEADER_BYTES} bytes and be {MOST_FIELDS}"
+    detail = f"The header fields may have {MAX_HEADER_BYTES} bytes and be {MAX_HEADER_FIELDS}"
     return Problem("headers-too-large", detail, headers={"Connection": "close"})
 
 
-async def _answer(error: Exception, context: Context, receive: Receive, send: Send) -> None:
-    problem = problems.of(error)
+async def _respond(error: Exception, context: RequestContext, receive: Receive, send: Send) -> None:
+    problem = problems.from_error(error)
     if problem.code == "internal-error":
         log.error("request failed", request_id=context.request_id, exc_info=error)
     if context.status:
         return
-    body = problems.body(problem, context.request_id)
+    body = problems.to_json(problem, context.request_id)
     lingers = "Connection" in problem.headers and problem.status != 408
-    await send_answer(send, problem.status, body, problem.headers, PROBLEM, more_body=lingers)
+    await send_response(
+        send, problem.status, body, problem.headers, PROBLEM_TYPE, more_body=lingers
+    )
     if lingers:
         with suppress(TimeoutError):
-            async with asyncio.timeout(LINGER):
+            async with asyncio.timeout(LINGER_SECONDS):
                 while (await receive()).get("more_body"):
                     pass
         await send({"type": "http.response.body", "body": b""})
 
 
-def _watched(headers: bodies.Headers) -> Watched:
+def _inspected(headers: bodies.Headers) -> InspectedHeaders:
     """Return what the guard looks at, in one pass."""
-    found: Watched = {}
+    found: InspectedHeaders = {}
     for name, value in headers:
-        if name in WATCHED:
+        if name in INSPECTED:
             found.setdefault(name, []).append(value)
     return found
 
 
-def _request_id(sent: Watched) -> str:
+def _request_id(sent: InspectedHeaders) -> str:
     """Take the client's id where it is well-formed, else make one: unique, not secret."""
     for value in sent.get(b"x-request-id", ()):
         if _REQUEST_ID.fullmatch(value):

@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 BODILESS = (204, 304)
 
 
-class Cycle(RequestResponseCycle):
+class ResponseCycle(RequestResponseCycle):
     """Writes an answer whole: status line, fields and body in one piece where they come so."""
 
     _head = b""
@@ -77,9 +77,9 @@ class Cycle(RequestResponseCycle):
             self.on_response()
 
 
-def cycle(protocol: Any, keep_alive: bool, on_response: Callable[[], None]) -> Cycle:
+def new_cycle(protocol: Any, keep_alive: bool, on_response: Callable[[], None]) -> ResponseCycle:
     """Return the cycle of the request whose head `protocol` has just read."""
-    return Cycle(
+    return ResponseCycle(
         scope=protocol.scope,
         transport=protocol.transport,
         flow=protocol.flow,

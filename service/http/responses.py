@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from starlette.types import Send
 
-JSON = "application/json"
-PROBLEM = "application/problem+json"
+JSON_TYPE = "application/json"
+PROBLEM_TYPE = "application/problem+json"
 
 
-async def send_answer(
+async def send_response(
     send: Send,
     status: int,
     body: bytes,

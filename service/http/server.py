@@ -12,17 +12,17 @@ from typing import Any
 import structlog
 import uvicorn
 
-from service.http.protocol import Protocol
+from service.http.protocol import HttpProtocol
 from service.settings import Settings
 from service.status import Status
 from service.telemetry.metrics import Metrics
 
-GRACE = 10
-TICK = 0.1  # uvicorn's
+SHUTDOWN_GRACE_SECONDS = 10
+TICK_SECONDS = 0.1  # uvicorn's
 # Ticks from one look at the connections' deadlines to the next.
-LOOK = 5
-MOST_CONNECTIONS = 10_000
-SPARE = 200
+DEADLINE_CHECK_TICKS = 5
+MAX_CONNECTIONS = 10_000
+RESERVED_DESCRIPTORS = 200
 
 log = structlog.get_logger("covenant.lifecycle")
 
@@ -57,11 +57,11 @@ class Server(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         now = asyncio.get_running_loop().time()
         self._metrics.late += max(0.0, now - self._due)
-        self._due = now + TICK
+        self._due = now + TICK_SECONDS
         if self._status.refusal and not self.should_exit:
             log.critical(self._status.refusal)
             self.should_exit = True
-        look(self, counter)
+        check_deadlines(self, counter)
         return await super().on_tick(counter)
 
     def _stop(self, number: int) -> None:
@@ -75,37 +75,39 @@ class Server(uvicorn.Server):
         asyncio.get_running_loop().call_later(drain, setattr, self, "should_exit", True)
 
 
-def look(server: uvicorn.Server, counter: int) -> None:
+def check_deadlines(server: uvicorn.Server, counter: int) -> None:
     """Hold every connection to its deadline, at each tick that is for that."""
-    if counter % LOOK == 0:
+    if counter % DEADLINE_CHECK_TICKS == 0:
         now = asyncio.get_running_loop().time()
         for connection in tuple(server.server_state.connections):
             connection.look(now)  # type: ignore[union-attr]
 
 
-def most_connections() -> int:
+def max_connections() -> int:
     """How many there may be, so that descriptors are left for the database and the rest."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MOST_CONNECTIONS if soft < 0 else max(1, min(MOST_CONNECTIONS, soft - SPARE))
+    return (
+        MAX_CONNECTIONS if soft < 0 else max(1, min(MAX_CONNECTIONS, soft - RESERVED_DESCRIPTORS))
+    )
 
 
-def server(app: object, settings: Settings, status: Status, metrics: Metrics) -> Server:
+def create_server(app: object, settings: Settings, status: Status, metrics: Metrics) -> Server:
     """Return a server that is ready to run `app`."""
-    listening = config(
+    listening = uvicorn_config(
         app,
         settings.host,
         settings.port,
-        partial(Protocol, metrics=metrics, most=most_connections()),
+        partial(HttpProtocol, metrics=metrics, most=max_connections()),
         loop="uvloop",
         lifespan="on",
         backlog=1024,
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=SHUTDOWN_GRACE_SECONDS,
     )
     return Server(listening, status, metrics, settings.drain_seconds)
 
 
-def config(app: object, host: str, port: int, http: object, **own: Any) -> uvicorn.Config:
+def uvicorn_config(app: object, host: str, port: int, http: object, **own: Any) -> uvicorn.Config:
     """Return what every server of ours has, and its own: nothing that uvicorn would add or log."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]

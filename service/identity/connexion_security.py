@@ -19,10 +19,10 @@ class BearerHandler(AbstractSecurityHandler):
         self._verify = verify
 
     def get_fn(self, security_scheme: Any, required_scopes: Any) -> Callable[[Any], Any]:
-        return lambda asked: principals.principal(asked.scope["headers"], self._verify)
+        return lambda asked: principals.authenticate(asked.scope["headers"], self._verify)
 
 
-class Asked:
+class SecurityRequest:
     """What the verification asks of a request; Starlette's would be made for it alone."""
 
     __slots__ = ("context", "scope")
@@ -33,16 +33,16 @@ class Asked:
         scope["extensions"]["connexion_context"] = self.context
 
 
-class SecuredOperation(SecurityOperation):
+class AuthenticatedOperation(SecurityOperation):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.security:
-            await self.verification_fn(Asked(scope))
+            await self.verification_fn(SecurityRequest(scope))
         await self.next_app(scope, receive, send)
 
 
-class SecuredAPI(SecurityAPI):
-    def make_operation(self, operation: AbstractOperation) -> SecuredOperation:
-        secured: SecuredOperation = SecuredOperation.from_operation(
+class AuthenticationAPI(SecurityAPI):
+    def make_operation(self, operation: AbstractOperation) -> AuthenticatedOperation:
+        secured: AuthenticatedOperation = AuthenticatedOperation.from_operation(
             operation,
             next_app=self.next_app,
             security_handler_factory=self.security_handler_factory,
@@ -50,10 +50,10 @@ class SecuredAPI(SecurityAPI):
         return secured
 
 
-class Secured(SecurityMiddleware):
+class AuthenticationMiddleware(SecurityMiddleware):
     """Lets a request through to the operation, or raises what `principals` raises."""
 
-    api_cls = SecuredAPI
+    api_cls = AuthenticationAPI
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As Connexion's, for the one API that there is."""

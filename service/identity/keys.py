@@ -16,8 +16,8 @@ from pathlib import Path
 from jwt.algorithms import HMACAlgorithm
 from jwt.exceptions import InvalidKeyError
 
-SHORTEST_BYTES = 32
-LONGEST_BYTES = 4096
+MIN_BYTES = 32
+MAX_BYTES = 4096
 _KID_FORMAT = "%Y%m%dT%H%M%SZ"
 _HEX_DIGITS = frozenset(b"0123456789abcdefABCDEF")
 # Words of six characters or more: random base64 holds shorter ones by accident.
@@ -34,7 +34,7 @@ class KeysError(Exception):
     """The key directory cannot be used. The text is one line and holds no key material."""
 
 
-def create(directory: Path, now: float) -> str:
+def create_key(directory: Path, now: float) -> str:
     """Write a new random key, active from `now` (epoch), and return its kid.
 
     The file appears whole (mode 0600) or not at all; a missing directory is made (mode 0700).
@@ -189,8 +189,8 @@ def _content(path: Path) -> bytes:
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(0, "not a regular file")
-        content = file.read(LONGEST_BYTES + 1)
-    return content if len(content) > LONGEST_BYTES else content.strip()
+        content = file.read(MAX_BYTES + 1)
+    return content if len(content) > MAX_BYTES else content.strip()
 
 
 def _weakness(key: bytes) -> str | None:
@@ -199,10 +199,10 @@ def _weakness(key: bytes) -> str | None:
     Catches what people type and paste. Random bytes, as they are, in base64 or in hexadecimal
     (which has 16 distinct bytes at the most), pass but for less than one in a million.
     """
-    if len(key) < SHORTEST_BYTES:
-        return f"is too short: {len(key)} bytes, at least {SHORTEST_BYTES} are needed"
-    if len(key) > LONGEST_BYTES:
-        return f"is longer than {LONGEST_BYTES} bytes"
+    if len(key) < MIN_BYTES:
+        return f"is too short: {len(key)} bytes, at least {MIN_BYTES} are needed"
+    if len(key) > MAX_BYTES:
+        return f"is longer than {MAX_BYTES} bytes"
     if not _is_symmetric(key):
         return "is a PEM, SSH, certificate or JWK file, not a secret"
     if _WORDS.search(key):

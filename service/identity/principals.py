@@ -11,7 +11,7 @@ class MissingToken(Exception):
     """No Authorization header was sent."""
 
 
-def principal(
+def authenticate(
     headers: Iterable[tuple[bytes, bytes]], verify: Callable[[str], dict[str, Any]]
 ) -> dict[str, Any]:
     """Return the verified claims. Raises `MissingToken` or `InvalidToken`."""

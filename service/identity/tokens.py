@@ -14,8 +14,8 @@ from jwt.algorithms import HMACAlgorithm
 
 from service.identity.keys import KeyRing
 
-LONGEST_BYTES = 8192
-LEEWAY = 5  # seconds that another replica's clock may be ahead; none at the end of a token
+MAX_BYTES = 8192
+LEEWAY_SECONDS = 5  # seconds that another replica's clock may be ahead; none at the end of a token
 _ALGORITHM = "HS256"
 # 43 characters are the 32 bytes of HS256; a header with three short members stays below 256.
 _COMPACT = re.compile(r"([A-Za-z0-9_-]{1,256})\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{43})")
@@ -25,11 +25,11 @@ _ORG_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{
 _HEADER = frozenset({"alg", "kid", "typ"})
 _TIMES = ("iat", "nbf", "exp")
 _CLAIMS = ("iss", "aud", "sub", "org_id", *_TIMES)
-_MOST_BRACKETS = 256  # bounds the depth; a subject may hold half of them as text
+_MAX_BRACKETS = 256  # bounds the depth; a subject may hold half of them as text
 
 
 @dataclass(frozen=True)
-class Terms:
+class TokenTerms:
     """What the contract says of tokens: who issues them, for whom, for how many seconds."""
 
     issuer: str
@@ -51,7 +51,7 @@ class InvalidToken(Exception):
 
 def issue(
     keys: KeyRing,
-    terms: Terms,
+    terms: TokenTerms,
     *,
     subject: str,
     org_id: str,
@@ -91,7 +91,7 @@ def bearer(header: str) -> str:
 
     Raises `InvalidToken`.
     """
-    if len(header) > LONGEST_BYTES + 64:
+    if len(header) > MAX_BYTES + 64:
         raise InvalidToken("oversize")
     credentials = _BEARER.fullmatch(header)
     if credentials is None:
@@ -99,13 +99,13 @@ def bearer(header: str) -> str:
     return credentials[1]
 
 
-def verify(token: str, keys: KeyRing, terms: Terms, now: float) -> dict[str, Any]:
+def verify(token: str, keys: KeyRing, terms: TokenTerms, now: float) -> dict[str, Any]:
     """Return the principal: `iss aud sub org_id` (str) and `iat nbf exp` (epoch, int).
 
     Other claims are ignored (RFC 7519 section 4); `aud` is ours, also when the token lists more.
     Raises `InvalidToken` and nothing else.
     """
-    if len(token) > LONGEST_BYTES:
+    if len(token) > MAX_BYTES:
         raise InvalidToken("oversize")
     segments = _COMPACT.fullmatch(token)
     if segments is None:
@@ -119,13 +119,13 @@ def verify(token: str, keys: KeyRing, terms: Terms, now: float) -> dict[str, Any
     return _principal(_members(_decoded(segments[2])), terms, now)
 
 
-class Verifier:
+class TokenVerifier:
     """Verify tokens, remembering the good ones until they expire or the keys change."""
 
     def __init__(
         self,
         keys: KeyRing,
-        terms: Terms,
+        terms: TokenTerms,
         clock: Callable[[], float] = time.time,
         size: int = 10_000,
     ) -> None:
@@ -167,7 +167,7 @@ def _key(header: dict[str, Any], keys: KeyRing) -> bytes:
     return key
 
 
-def _principal(claims: dict[str, Any], terms: Terms, now: float) -> dict[str, Any]:
+def _principal(claims: dict[str, Any], terms: TokenTerms, now: float) -> dict[str, Any]:
     times = [claims.get(name) for name in _TIMES]
     if not all(type(time_) is int and 0 <= time_ < 2**53 for time_ in times):
         raise InvalidToken("claims")
@@ -182,7 +182,7 @@ def _principal(claims: dict[str, Any], terms: Terms, now: float) -> dict[str, An
     if not isinstance(org_id, str) or not _ORG_ID.fullmatch(org_id):
         raise InvalidToken("org")
     issued, begin, end = claims["iat"], claims["nbf"], claims["exp"]
-    if max(issued, begin) > now + LEEWAY:
+    if max(issued, begin) > now + LEEWAY_SECONDS:
         raise InvalidToken("early")
     if now >= end:
         raise InvalidToken("expired")
@@ -208,7 +208,7 @@ def _members(content: bytes) -> dict[str, Any]:
     members: Any = None
     try:
         text = content.decode()
-        if text.count("{") + text.count("[") <= _MOST_BRACKETS:
+        if text.count("{") + text.count("[") <= _MAX_BRACKETS:
             members = _JSON.decode(text)
     except (ValueError, RecursionError):
         members = None

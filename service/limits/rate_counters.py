@@ -16,12 +16,12 @@ import structlog
 from db.errors import first_line
 
 SLICES = 60
-MOST_KEYS = 100_000
+MAX_KEYS = 100_000
 # Seconds for one answer of Redis; then it is away, and asked again so often.
-PATIENCE, AGAIN = 0.2, 1.0
-STARTS = 5  # looks before Redis is called away for the first time
-LOOKED = "covenant:looked"
-MOST_CONNECTIONS = 16
+TIMEOUT_SECONDS, RETRY_SECONDS = 0.2, 1.0
+STARTUP_ATTEMPTS = 5  # looks before Redis is called away for the first time
+PROBE_KEY = "covenant:looked"
+MAX_CONNECTIONS = 16
 
 # One round trip, by the clock of Redis: those of the replicas may differ.
 SCRIPT = """
@@ -59,7 +59,7 @@ class Rate:
     per: int
 
 
-class Taken(NamedTuple):
+class RateLimitResult(NamedTuple):
     """Whether one more request fits, how many would after it, and when the oldest leave (s)."""
 
     fits: bool
@@ -67,13 +67,13 @@ class Taken(NamedTuple):
     wait: float
 
 
-class Memory:
+class MemoryCounters:
     """The counts of this process; of too many keys those not asked for longest are forgotten."""
 
     def __init__(self) -> None:
         self._counts: dict[str, dict[int, int]] = {}
 
-    def take(self, key: str, rate: Rate, now: float | None = None) -> Taken:
+    def take(self, key: str, rate: Rate, now: float | None = None) -> RateLimitResult:
         now = time.monotonic() if now is None else now
         width = rate.per / SLICES
         current = math.floor(now / width)
@@ -84,12 +84,14 @@ class Memory:
             counts[current] = counts.get(current, 0) + 1
             total += 1
         self._counts[key] = counts  # behind all others
-        if len(self._counts) > MOST_KEYS:
+        if len(self._counts) > MAX_KEYS:
             del self._counts[next(iter(self._counts))]
-        return Taken(fits, rate.limit - total, (next(iter(counts)) + 1 + SLICES) * width - now)
+        return RateLimitResult(
+            fits, rate.limit - total, (next(iter(counts)) + 1 + SLICES) * width - now
+        )
 
 
-class Shared:
+class RedisCounters:
     """The counts of all replicas. While Redis is away it is not asked, but by a watch."""
 
     def __init__(self, url: str) -> None:
@@ -101,10 +103,10 @@ class Shared:
 
         pool = BlockingConnectionPool.from_url(
             url,
-            max_connections=MOST_CONNECTIONS,
-            timeout=PATIENCE,
-            socket_timeout=PATIENCE,
-            socket_connect_timeout=PATIENCE,
+            max_connections=MAX_CONNECTIONS,
+            timeout=TIMEOUT_SECONDS,
+            socket_timeout=TIMEOUT_SECONDS,
+            socket_connect_timeout=TIMEOUT_SECONDS,
             retry=Retry(NoBackoff(), 0),
         )
         self._redis: Any = Redis.from_pool(pool)
@@ -115,11 +117,11 @@ class Shared:
         self._said = False
 
     async def open(self) -> None:
-        for _ in range(STARTS):  # a process that starts is slow itself
+        for _ in range(STARTUP_ATTEMPTS):  # a process that starts is slow itself
             with suppress(*self._faults):
-                await self._take(LOOKED, Rate(1, 1))
+                await self._take(PROBE_KEY, Rate(1, 1))
                 break
-            await asyncio.sleep(PATIENCE)
+            await asyncio.sleep(TIMEOUT_SECONDS)
         await self._look()
         self._watcher = asyncio.create_task(self._watch())
 
@@ -131,7 +133,7 @@ class Shared:
         with suppress(*self._faults):
             await self._redis.aclose()
 
-    async def take(self, key: str, rate: Rate) -> Taken | None:
+    async def take(self, key: str, rate: Rate) -> RateLimitResult | None:
         """Count one request; None while Redis is away."""
         if self.away:
             return None
@@ -141,21 +143,21 @@ class Shared:
             self._say(error)
             return None
 
-    async def _take(self, key: str, rate: Rate) -> Taken:
+    async def _take(self, key: str, rate: Rate) -> RateLimitResult:
         width_ms = rate.per * 1000 / SLICES
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_SECONDS):
             fits, left, wait_ms = await self._script([key], [rate.limit, width_ms, SLICES])
-        return Taken(bool(fits), left, wait_ms / 1000)
+        return RateLimitResult(bool(fits), left, wait_ms / 1000)
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(AGAIN)
+            await asyncio.sleep(RETRY_SECONDS)
             if self.away:
                 await self._look()
 
     async def _look(self) -> None:
         try:
-            await self._take(LOOKED, Rate(1, 1))
+            await self._take(PROBE_KEY, Rate(1, 1))
         except self._faults as error:
             self._say(error)
         else:

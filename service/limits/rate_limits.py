@@ -9,25 +9,30 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from openapi.contract import Operation
-from service.http.client_address import household
-from service.http.problems import RETRY_AFTER, Problem
-from service.limits.rate_counters import Memory, Rate, Shared, Taken
+from service.http.client_address import rate_limit_key
+from service.http.problems import RETRY_AFTER_SECONDS, Problem
+from service.limits.rate_counters import MemoryCounters, Rate, RateLimitResult, RedisCounters
 
-LONGEST = 86_400  # of Retry-After, as the contract has it
+MAX_RETRY_AFTER_SECONDS = 86_400  # of Retry-After, as the contract has it
 
 Fields = list[tuple[bytes, bytes]]
 Limit = Callable[[str, dict[str, Any] | None, Fields], Awaitable[None]]
 
 
-class Limits:
+class RateLimits:
     """The limits of one service. `guest_limit` replaces the contract's; None: it does not."""
 
     def __init__(
-        self, service: str, shared: Shared | None, guest_limit: Rate | str | None, *, on: bool
+        self,
+        service: str,
+        shared: RedisCounters | None,
+        guest_limit: Rate | str | None,
+        *,
+        on: bool,
     ) -> None:
         self._service = service
         self._shared = shared
-        self._memory = Memory()
+        self._memory = MemoryCounters()
         self._guest_limit = guest_limit
         self._on = on
 
@@ -51,9 +56,9 @@ class Limits:
         policy = b'"%s";q=%d;w=%d' % (operation.id.encode(), rate.limit, rate.per)
 
         async def count(client: str, principal: dict[str, Any] | None, fields: Fields) -> None:
-            who = household(client) if by_client or principal is None else principal["org_id"]
+            who = rate_limit_key(client) if by_client or principal is None else principal["org_id"]
             taken = await self._taken(prefix + who, rate, closed=closed)
-            wait = min(LONGEST, max(1, math.ceil(taken.wait)))
+            wait = min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(taken.wait)))
             left = b'"%s";r=%d;t=%d' % (operation.id.encode(), taken.left, wait)
             fields += [(b"ratelimit-policy", policy), (b"ratelimit", left)]
             if not taken.fits:
@@ -65,7 +70,7 @@ class Limits:
 
         return count
 
-    async def _taken(self, key: str, rate: Rate, *, closed: bool) -> Taken:
+    async def _taken(self, key: str, rate: Rate, *, closed: bool) -> RateLimitResult:
         if self._shared:
             if taken := await self._shared.take(key, rate):
                 return taken
@@ -74,6 +79,6 @@ class Limits:
                     "unavailable",
                     "Requests cannot be counted",
                     hint="Try again",
-                    headers={"Retry-After": str(RETRY_AFTER)},
+                    headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
                 )
         return self._memory.take(key, rate)

@@ -9,55 +9,55 @@ import orjson
 from starlette.types import Receive
 
 from db.errors import Unavailable
-from service.http.problems import Fault, Problem
-from service.operations.validation import checker
+from service.http.problems import FieldError, Problem
+from service.operations.validation import compile_schema
 
-MOST_BYTES = 1_048_576
-MOST_SECONDS = 10
-MOST_DEPTH = 64
+MAX_BODY_BYTES = 1_048_576
+MAX_BODY_SECONDS = 10
+MAX_DEPTH = 64
 # What bodies may hold together while they arrive; those this small are taken all the same.
-MOST_TOGETHER, SMALL = 67_108_864, 16_384
+MAX_TOTAL_BYTES, ALWAYS_ADMITTED_BYTES = 67_108_864, 16_384
 
 Headers = list[tuple[bytes, bytes]]
-TWICE = "an object names a member twice"
-TOO_LARGE = f"The body may have {MOST_BYTES} bytes"
+DUPLICATE_NAME = "an object names a member twice"
+TOO_LARGE = f"The body may have {MAX_BODY_BYTES} bytes"
 
 
-class Malformed(Exception):
+class MalformedBody(Exception):
     """A body that is no JSON that the service takes; the text says why."""
 
 
-class Room:
+class BodyBudget:
     """How many bytes are held by bodies that have not arrived whole."""
 
     held = 0
 
 
-def reader(
-    declared: dict[str, Any], room: Room
-) -> Callable[[Headers, Receive], Awaitable[tuple[Any, list[Fault]]]]:
+def body_reader(
+    declared: dict[str, Any], room: BodyBudget
+) -> Callable[[Headers, Receive], Awaitable[tuple[Any, list[FieldError]]]]:
     """Return a function that reads a requestBody without `$ref` into (value, faults)."""
     required, content = declared.get("required", False), declared["content"]
-    checks = {kind: checker(content[kind]["schema"], "body", sent=True) for kind in content}
+    checks = {kind: compile_schema(content[kind]["schema"], "body", sent=True) for kind in content}
 
-    async def read(headers: Headers, receive: Receive) -> tuple[Any, list[Fault]]:
-        raw = await _bytes(receive, room)
+    async def read(headers: Headers, receive: Receive) -> tuple[Any, list[FieldError]]:
+        raw = await _read(receive, room)
         if not raw:
-            return None, [Fault("body", "", "missing")] if required else []
+            return None, [FieldError("body", "", "missing")] if required else []
         check = checks[_media_type(headers, checks)]
         try:
             value = parse(raw)
-        except Malformed as error:
-            return None, [Fault("body", "", str(error))]
+        except MalformedBody as error:
+            return None, [FieldError("body", "", str(error))]
         return value, check(value)
 
     return read
 
 
-def demand_length(lengths: Iterable[bytes]) -> None:
+def check_content_length(lengths: Iterable[bytes]) -> None:
     """Refuse a body that says it is too large, before any of it is read (RFC 9110, 15.5.14)."""
     for length in lengths:
-        if int(length) > MOST_BYTES:
+        if int(length) > MAX_BODY_BYTES:
             raise Problem("body-too-large", TOO_LARGE, headers={"Connection": "close"})
 
 
@@ -69,7 +69,7 @@ def parse(raw: bytes) -> Any:
     try:
         value = orjson.loads(raw)
     except orjson.JSONDecodeError:
-        raise Malformed("not JSON in UTF-8") from None
+        raise MalformedBody("not JSON in UTF-8") from None
     names = _names(value, 0)
     # Each name is followed by a colon, so there are no more names than colons.
     if raw.count(b":") != names:
@@ -77,7 +77,7 @@ def parse(raw: bytes) -> Any:
             json.loads(raw, object_pairs_hook=_distinct)
         except (ValueError, RecursionError):
             # Only what a later member of the same name hid can be too large or too deep by now.
-            raise Malformed(TWICE) from None
+            raise MalformedBody(DUPLICATE_NAME) from None
     return value
 
 
@@ -85,17 +85,17 @@ def _names(value: Any, depth: int) -> int:
     """Return how many names of members there are, looking at every value once."""
     if isinstance(value, str):
         if "\0" in value:
-            raise Malformed("holds a NUL character")
+            raise MalformedBody("holds a NUL character")
         return 0
     if isinstance(value, dict):
-        if depth == MOST_DEPTH:
-            raise Malformed(f"deeper than {MOST_DEPTH} levels")
+        if depth == MAX_DEPTH:
+            raise MalformedBody(f"deeper than {MAX_DEPTH} levels")
         if any("\0" in name for name in value):
-            raise Malformed("holds a NUL character")
+            raise MalformedBody("holds a NUL character")
         return len(value) + sum(_names(member, depth + 1) for member in value.values())
     if isinstance(value, list):
-        if depth == MOST_DEPTH:
-            raise Malformed(f"deeper than {MOST_DEPTH} levels")
+        if depth == MAX_DEPTH:
+            raise MalformedBody(f"deeper than {MAX_DEPTH} levels")
         return sum(_names(item, depth + 1) for item in value)
     return 0
 
@@ -103,15 +103,15 @@ def _names(value: Any, depth: int) -> int:
 def _distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(members)
     if len(result) != len(members):
-        raise Malformed(TWICE)
+        raise MalformedBody(DUPLICATE_NAME)
     return result
 
 
-async def _bytes(receive: Receive, room: Room) -> bytes:
+async def _read(receive: Receive, room: BodyBudget) -> bytes:
     chunks: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(MOST_SECONDS):
+        async with asyncio.timeout(MAX_BODY_SECONDS):
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
@@ -119,9 +119,9 @@ async def _bytes(receive: Receive, room: Room) -> bytes:
                 chunk = message.get("body", b"")
                 size += len(chunk)
                 room.held += len(chunk)
-                if size > MOST_BYTES:
+                if size > MAX_BODY_BYTES:
                     raise Problem("body-too-large", TOO_LARGE, headers={"Connection": "close"})
-                if room.held > MOST_TOGETHER and size > SMALL:
+                if room.held > MAX_TOTAL_BYTES and size > ALWAYS_ADMITTED_BYTES:
                     raise Unavailable("too many large bodies at once")
                 chunks.append(chunk)
                 if not message.get("more_body"):

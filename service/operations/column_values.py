@@ -6,11 +6,11 @@ from typing import Any
 
 import orjson
 
-from db.errors import Invalid
+from db.errors import InvalidValue
 from openapi.tables import Column
 
 
-def text(column: Column, value: Any, where: str = "body") -> str | None:
+def to_postgres(column: Column, value: Any, where: str = "body") -> str | None:
     """Return a value of a column as PostgreSQL reads it. Raises `Invalid`."""
     match value:
         case None:
@@ -21,19 +21,19 @@ def text(column: Column, value: Any, where: str = "body") -> str | None:
                 return bounded(value) if bounded else value
             except (ValueError, OverflowError):
                 unit = f"not a {column.schema['format']} of the years 1 to 9999"
-                raise Invalid(where, f"/{column.name}", unit) from None
+                raise InvalidValue(where, f"/{column.name}", unit) from None
         case bool():
-            return flag(value)
+            return boolean_text(value)
         case dict() | list():
             return orjson.dumps(value).decode()
     return str(value)
 
 
-def flag(value: bool) -> str:
+def boolean_text(value: bool) -> str:
     return "true" if value else "false"
 
 
-def merge(target: Any, patch: Any) -> Any:
+def merge_patch(target: Any, patch: Any) -> Any:
     """Return a value with a merge patch applied (RFC 7396 section 2)."""
     if not isinstance(patch, dict):
         return patch
@@ -42,7 +42,7 @@ def merge(target: Any, patch: Any) -> Any:
         if value is None:
             result.pop(name, None)
         else:
-            result[name] = merge(result.get(name), value)
+            result[name] = merge_patch(result.get(name), value)
     return result
 
 

@@ -14,29 +14,29 @@ import orjson
 from orjson import Fragment
 
 from db import ids
-from db.errors import BrokenReference, InUse, Invalid, NotFound, Stale
+from db.errors import BrokenReference, InUse, InvalidValue, NotFound, VersionMismatch
 from db.sql import crud_sql, list_sql, pagination
-from db.sql.crud_sql import Rows
-from db.tenancy import Door, Row
+from db.sql.crud_sql import RowTarget
+from db.tenancy import Row, Session
 from openapi.contract import Operation
 from openapi.tables import Column, Table, reference_name
 from service.operations import column_values
 
 Handler = Callable[..., Coroutine[Any, Any, Any]]
 # From a schema and where its values are to what finds the faults of a value.
-Checker = Callable[[Mapping[str, Any]], Callable[[Any], list[Any]]]
+CompileSchema = Callable[[Mapping[str, Any]], Callable[[Any], list[Any]]]
 
-PAGE = 20  # items of a page where the contract has no default
-_TAGS = re.compile(r'(W/)?"([^"]*)"')
-_TAG = re.compile("[0-9a-f]{64}")
+DEFAULT_LIMIT = 20  # items of a page where the contract has no default
+_ETAG_LIST = re.compile(r'(W/)?"([^"]*)"')
+_ETAG = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
-class Resource:
+class TableOperation:
     """An operation on a table, with what its contract says worked out."""
 
     operation: Operation
-    rows: Rows
+    rows: RowTarget
     key: tuple[str, ...]  # the path parameters that are the key, the tenant first
     above: str  # the table of the last path parameter before the row's own
     columns: tuple[Column, ...]  # that the body may name
@@ -56,16 +56,18 @@ class Resource:
         return Fragment(row[0] or b"null"), status, headers
 
 
-def handler(operation: Operation, tables: Mapping[str, Table], checker: Checker) -> Handler | None:
+def generic_handler(
+    operation: Operation, tables: Mapping[str, Table], checker: CompileSchema
+) -> Handler | None:
     """Return the handler of an operation, None where its tag and verb are not a table's."""
     make = _VERBS.get(operation.verb)
     table = tables.get(operation.tag)
     if make is None or table is None:
         return None
-    return make(_resource(operation, table), checker)
+    return make(_table_operation(operation, table), checker)
 
 
-def _resource(operation: Operation, table: Table) -> Resource:
+def _table_operation(operation: Operation, table: Table) -> TableOperation:
     key = tuple(re.findall(r"\{([^{}]*)\}", operation.path))
     of_one = operation.path.endswith("}")
     parents = key[1:-1] if of_one else key[1:]
@@ -73,9 +75,9 @@ def _resource(operation: Operation, table: Table) -> Resource:
     answers = [a for code, a in operation.responses.items() if code.startswith("2")]
     media = (operation.body or {}).get("content", {}).values()
     sent = {name for one in media for name in one["schema"].get("properties", {})}
-    return Resource(
+    return TableOperation(
         operation=operation,
-        rows=Rows(
+        rows=RowTarget(
             table,
             key=("org_id", *parents, *(("id",) if of_one else ())),
             tagged=any("etag" in map(str.lower, a.get("headers", {})) for a in answers),
@@ -87,12 +89,12 @@ def _resource(operation: Operation, table: Table) -> Resource:
     )
 
 
-def _create(of: Resource, checker: Checker) -> Handler:
-    rows = Rows(of.rows.table, (*of.rows.key, "id"), of.rows.tagged)
+def _create(of: TableOperation, checker: CompileSchema) -> Handler:
+    rows = RowTarget(of.rows.table, (*of.rows.key, "id"), of.rows.tagged)
     sql = crud_sql.insert(rows, of.names)
     path = of.operation.path
 
-    async def create(tenant: Door, body: dict[str, Any] | None, **arguments: Any) -> Any:
+    async def create(tenant: Session, body: dict[str, Any] | None, **arguments: Any) -> Any:
         id = ids.new()
         values = _values(of, body or {})
         [row] = await _write(of, tenant, sql, *of.ids(arguments), id, *values)
@@ -101,50 +103,52 @@ def _create(of: Resource, checker: Checker) -> Handler:
     return create
 
 
-def _get(of: Resource, checker: Checker) -> Handler:
+def _get(of: TableOperation, checker: CompileSchema) -> Handler:
     sql = crud_sql.get(of.rows)
     may_be_known = of.rows.tagged and "304" in of.operation.responses
 
-    async def get(tenant: Door, **arguments: Any) -> Any:
+    async def get(tenant: Session, **arguments: Any) -> Any:
         row = _one(await tenant.fetch(sql, *of.ids(arguments)))
         known = arguments.get("if_none_match") if may_be_known else None
         answer = of.answer(row, 200)
-        if known and (known == "*" or _text_of(row[1]) in _tags(known, weak=True)):
+        if known and (known == "*" or _text_of(row[1]) in _etags(known, weak=True)):
             return None, 304, answer[2]
         return answer
 
     return get
 
 
-def _list(of: Resource, checker: Checker) -> Handler:
+def _list(of: TableOperation, checker: CompileSchema) -> Handler:
     query = [p["name"] for p in of.operation.parameters if p["in"] == "query"]
     filters = [c for name in query if (c := of.rows.table.column(name))]
     sorts = [w for p in of.operation.parameters if p["name"] == "sort" for w in p["schema"]["enum"]]
 
     @cache
     def sql(given: tuple[str, ...], sort: str | None, after: str) -> str:
-        order = list_sql.order(sort) if sort else None
-        return list_sql.page(of.rows, of.above, given, order, after)
+        order = list_sql.parse_sort(sort) if sort else None
+        return list_sql.page_sql(of.rows, of.above, given, order, after)
 
-    async def list_(tenant: Door, **arguments: Any) -> Any:
+    async def list_(tenant: Session, **arguments: Any) -> Any:
         given = [column for column in filters if column.name in arguments]
-        values = [column_values.text(column, arguments[column.name], "query") for column in given]
-        limit = arguments.get("limit", PAGE)
+        values = [
+            column_values.to_postgres(column, arguments[column.name], "query") for column in given
+        ]
+        limit = arguments.get("limit", DEFAULT_LIMIT)
         sort, after, position = _position(sorts, arguments.get("sort"), arguments.get("cursor"))
         bound = [*of.ids(arguments), *values, *position, str(limit + 1)]
         try:
             found = await tenant.fetch(sql(tuple(c.name for c in given), sort, after), *bound)
-        except Invalid:  # nothing else in a list can be what the table does not take
-            raise pagination.no_cursor() from None
-        return pagination.page(found, limit, sort)
+        except InvalidValue:  # nothing else in a list can be what the table does not take
+            raise pagination.invalid_cursor() from None
+        return pagination.page_body(found, limit, sort)
 
     return list_
 
 
-def _replace(of: Resource, checker: Checker) -> Handler:
+def _replace(of: TableOperation, checker: CompileSchema) -> Handler:
     sql = crud_sql.replace(of.rows, of.names, conditional=of.conditional)
 
-    async def replace_(tenant: Door, body: dict[str, Any] | None, **arguments: Any) -> Any:
+    async def replace_(tenant: Session, body: dict[str, Any] | None, **arguments: Any) -> Any:
         values, condition = _values(of, body or {}), _condition(of, arguments)
         found = await _write(of, tenant, sql, *of.ids(arguments), *values, *condition)
         return of.answer(_changed(found, condition), 200)
@@ -152,13 +156,13 @@ def _replace(of: Resource, checker: Checker) -> Handler:
     return replace_
 
 
-def _update(of: Resource, checker: Checker) -> Handler:
+def _update(of: TableOperation, checker: CompileSchema) -> Handler:
     """JSON merge patch (RFC 7396). Only what merges into stored objects needs to see them first."""
     sql = crud_sql.update(of.rows, of.names, conditional=of.conditional)
     checks = {c.name: checker(c.schema) for c in of.columns if c.schema["type"] == "object"}
     lock = crud_sql.lock(of.rows, list(checks)) if checks else ""
 
-    async def update(tenant: Door, body: dict[str, Any] | None, **arguments: Any) -> Any:
+    async def update(tenant: Session, body: dict[str, Any] | None, **arguments: Any) -> Any:
         place, condition, body = of.ids(arguments), _condition(of, arguments), body or {}
         if any(isinstance(body.get(name), dict) for name in checks):
             async with tenant.transaction() as tx:
@@ -173,10 +177,10 @@ def _update(of: Resource, checker: Checker) -> Handler:
     return update
 
 
-def _delete(of: Resource, checker: Checker) -> Handler:
+def _delete(of: TableOperation, checker: CompileSchema) -> Handler:
     sql = crud_sql.delete(of.rows, conditional=of.conditional)
 
-    async def delete(tenant: Door, **arguments: Any) -> None:
+    async def delete(tenant: Session, **arguments: Any) -> None:
         condition = _condition(of, arguments)
         try:
             found = await tenant.fetch(sql, *of.ids(arguments), *condition)
@@ -197,7 +201,7 @@ _VERBS = {
 }
 
 
-async def _write(of: Resource, tenant: Door, sql: str, *values: str | None) -> list[Row]:
+async def _write(of: TableOperation, tenant: Session, sql: str, *values: str | None) -> list[Row]:
     """Return what a statement answers. Raises `DbError`, which names the column at fault."""
     try:
         return await tenant.fetch(sql, *values)
@@ -218,22 +222,22 @@ def _changed(rows: list[Row], condition: list[str | None]) -> Row:
     """Return the row that was changed; NULLs stand for one that the condition left alone."""
     row = _one(rows)
     if row[0] is None:
-        raise Stale if condition and condition[0] is not None else NotFound
+        raise VersionMismatch if condition and condition[0] is not None else NotFound
     return row
 
 
-def _condition(of: Resource, arguments: Mapping[str, Any]) -> list[str | None]:
+def _condition(of: TableOperation, arguments: Mapping[str, Any]) -> list[str | None]:
     """Return the good tags as an array of PostgreSQL; weak ones never match (RFC 9110, 13.1.1)."""
     if not of.conditional:
         return []
     sent = arguments.get("if_match")
-    return [None if sent is None or sent == "*" else f"{{{','.join(_tags(sent, weak=False))}}}"]
+    return [None if sent is None or sent == "*" else f"{{{','.join(_etags(sent, weak=False))}}}"]
 
 
-def _tags(header: str, *, weak: bool) -> list[str]:
+def _etags(header: str, *, weak: bool) -> list[str]:
     """Return the tags of a header that are of our form, with `weak` those marked W/ as well."""
-    found = _TAGS.findall(header)
-    return [tag for mark, tag in found if _TAG.fullmatch(tag) and (weak or not mark)]
+    found = _ETAG_LIST.findall(header)
+    return [tag for mark, tag in found if _ETAG.fullmatch(tag) and (weak or not mark)]
 
 
 def _position(
@@ -244,31 +248,34 @@ def _position(
     A cursor of a sorted list goes on in its order; asking for another one is a fault.
     """
     if cursor is None:
-        return (sort, "", []) if sort else (None, "id", [pagination.START])
-    if not sorts or (sort is None and pagination.is_plain(cursor)):
-        return None, "id", [pagination.position(cursor)]
-    made_for, value, id = pagination.sorted_position(cursor)
+        return (sort, "", []) if sort else (None, "id", [pagination.FIRST_ID])
+    if not sorts or (sort is None and pagination.is_id_cursor(cursor)):
+        return None, "id", [pagination.decode_cursor(cursor)]
+    made_for, value, id = pagination.decode_sorted_cursor(cursor)
     if made_for not in sorts or sort not in (None, made_for):
-        raise pagination.no_cursor()
+        raise pagination.invalid_cursor()
     return (made_for, "null", [id]) if value is None else (made_for, "value", [value, id])
 
 
-def _values(of: Resource, body: Mapping[str, Any]) -> list[str | None]:
+def _values(of: TableOperation, body: Mapping[str, Any]) -> list[str | None]:
     return [
-        column_values.text(column, body.get(column.name, column.default)) for column in of.columns
+        column_values.to_postgres(column, body.get(column.name, column.default))
+        for column in of.columns
     ]
 
 
-def _patch(of: Resource, body: Mapping[str, Any]) -> list[str | None]:
+def _patch(of: TableOperation, body: Mapping[str, Any]) -> list[str | None]:
     """Return what `resources.update` binds, but for the tags."""
     values: list[str | None] = []
     for column in of.columns:
         values += (
-            column_values.flag(column.name in body),
-            column_values.text(column, body.get(column.name)),
+            column_values.boolean_text(column.name in body),
+            column_values.to_postgres(column, body.get(column.name)),
         )
     return (
-        [*values, column_values.flag(bool(body))] if of.rows.table.column("updated_at") else values
+        [*values, column_values.boolean_text(bool(body))]
+        if of.rows.table.column("updated_at")
+        else values
     )
 
 
@@ -278,9 +285,9 @@ def _merged(
     """Yield the objects that a patch makes of those stored. Raises `Invalid`."""
     for (name, check), old in zip(checks.items(), stored, strict=True):
         if isinstance(body.get(name), dict):
-            merged = column_values.merge(orjson.loads(old or b"null"), body[name])
+            merged = column_values.merge_patch(orjson.loads(old or b"null"), body[name])
             for fault in check(merged):
-                raise Invalid("body", f"/{name}{fault.pointer}", f"merged: {fault.detail}")
+                raise InvalidValue("body", f"/{name}{fault.pointer}", f"merged: {fault.detail}")
             yield name, merged
 
 

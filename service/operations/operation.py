@@ -12,19 +12,19 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from db import tenancy
 from db.connections.database import Database
-from db.queries.idempotency_keys import Answer
+from db.queries.idempotency_keys import Response
 from openapi.contract import Contract
 from openapi.contract import Operation as Declared
-from service.http.problems import Fault, invalid
-from service.http.responses import JSON, send_answer
-from service.limits.rate_limits import Limits
+from service.http.problems import FieldError, invalid_request
+from service.http.responses import JSON_TYPE, send_response
+from service.limits.rate_limits import RateLimits
 from service.operations import bodies, idempotency, parameters
 from service.operations.parameters import Parameter
-from service.operations.validation import Check, checker
+from service.operations.validation import Validate, compile_schema
 
 # What a handler may name among its arguments besides the contract's parameters.
-DOORS = ("tenant", "subject", "nobody")
-REST = inspect.Parameter.VAR_KEYWORD
+SESSIONS = ("tenant", "subject", "nobody")
+VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 
 
 class HandlerError(Exception):
@@ -37,8 +37,8 @@ class Services:
 
     database: Database
     contract: Contract
-    limits: Limits
-    room: bodies.Room
+    limits: RateLimits
+    room: bodies.BodyBudget
     validate_responses: bool
     lent: Mapping[str, Any]
 
@@ -58,17 +58,19 @@ class Operation:
         self._headers = [(p, p.name.encode()) for p in readers if p.where == "header"]
         self._takes_parameters = bool(readers)
         self._known = frozenset(p.name for p in self._query)
-        self._read_body = bodies.reader(declared.body, services.room) if declared.body else None
+        self._read_body = (
+            bodies.body_reader(declared.body, services.room) if declared.body else None
+        )
         self._limit = services.limits.of(declared)
         self._status = next(int(code) for code in declared.responses if code.startswith("2"))
         self._checks = _response_checks(declared) if services.validate_responses else {}
         offered = {p.argument for p in readers} | ({"body"} if declared.body else set())
         keyed = idempotency.ARGUMENT in offered
         offered.discard(idempotency.ARGUMENT)  # that it is honoured is no handler's business
-        wanted = _wanted(handler, declared, offered, services)
+        wanted = _handler_arguments(handler, declared, offered, services)
         lent = [name for name in wanted if name in services.lent and name not in offered]
         self._lent = {name: services.lent[name] for name in lent}
-        self._door = next((name for name in wanted if name in DOORS), None)
+        self._door = next((name for name in wanted if name in SESSIONS), None)
         self._takes_principal = "token_info" in wanted
         if keyed and self._door not in ("tenant", "subject"):
             raise HandlerError(f"{self.id} takes keys, so its handler asks for a tenant or subject")
@@ -81,14 +83,14 @@ class Operation:
             context.fields = fields
             await self._limit(context.client, principal, fields)
         arguments: dict[str, Any] = {}
-        faults: list[Fault] = []
+        faults: list[FieldError] = []
         if self._takes_parameters or scope["query_string"]:
             arguments, faults = self._arguments(scope)
         if self._read_body:
             arguments["body"], found = await self._read_body(scope["headers"], receive)
             faults += found
         if faults:
-            raise invalid(faults)
+            raise invalid_request(faults)
         key = arguments.pop(idempotency.ARGUMENT, None)
         if key is not None and principal is not None:
             status, content, headers = await self._once(key, arguments, principal)
@@ -96,23 +98,23 @@ class Operation:
             door = self._opened(principal) if self._door else None
             result = await self._handler(**self._lend(arguments, principal, door))
             status, content, headers = self._answer(result)
-        await send_answer(send, status, content, headers, JSON if content else None)
+        await send_response(send, status, content, headers, JSON_TYPE if content else None)
 
     async def _once(
         self, sent: str, arguments: dict[str, Any], principal: dict[str, Any]
-    ) -> Answer:
-        async def run(door: tenancy.Door) -> Answer:
+    ) -> Response:
+        async def run(door: tenancy.Session) -> Response:
             result = await self._handler(**self._lend(dict(arguments), principal, door))
             return self._answer(result)
 
-        key = idempotency.key_of(sent, self.id, arguments, principal, self._door or "")
-        return await idempotency.once(self._opened(principal), key, run)
+        key = idempotency.request_key(sent, self.id, arguments, principal, self._door or "")
+        return await idempotency.run_once(self._opened(principal), key, run)
 
     def _lend(
         self,
         arguments: dict[str, Any],
         principal: dict[str, Any] | None,
-        door: tenancy.Door | None,
+        door: tenancy.Session | None,
     ) -> dict[str, Any]:
         """Add to the request's arguments what the service lends to the handler."""
         if self._lent:
@@ -123,41 +125,45 @@ class Operation:
             arguments[self._door] = door
         return arguments
 
-    def _answer(self, result: Any) -> Answer:
-        body, status, headers = _unpacked(result, self._status)
+    def _answer(self, result: Any) -> Response:
+        body, status, headers = _unpack(result, self._status)
         content = b"" if body is None else orjson.dumps(body)
         if self._checks:
             self._check(status, content)
         return status, content, headers
 
-    def _arguments(self, scope: Scope) -> tuple[dict[str, Any], list[Fault]]:
+    def _arguments(self, scope: Scope) -> tuple[dict[str, Any], list[FieldError]]:
         arguments: dict[str, Any] = {}
-        faults: list[Fault] = []
+        faults: list[FieldError] = []
         for parameter in self._path:
             values = [scope["path_params"][parameter.name]]
-            parameters.take(parameter, values, arguments, faults)
-        pairs = parameters.query(scope["query_string"])
+            parameters.read_parameter(parameter, values, arguments, faults)
+        pairs = parameters.parse_query(scope["query_string"])
         if pairs is None:
-            return arguments, [*faults, Fault("query", "", "not UTF-8")]
+            return arguments, [*faults, FieldError("query", "", "not UTF-8")]
         if pairs:
-            faults += parameters.unknown((name for name, _ in pairs), self._known)
+            faults += parameters.unknown_parameters((name for name, _ in pairs), self._known)
         for parameter in self._query:
             values = [value for name, value in pairs if name == parameter.name]
-            parameters.take(parameter, values, arguments, faults)
+            parameters.read_parameter(parameter, values, arguments, faults)
         for parameter, sent in self._headers:
             values = [v.decode("latin-1") for name, v in scope["headers"] if name == sent]
-            parameters.take(parameter, values, arguments, faults)
+            parameters.read_parameter(parameter, values, arguments, faults)
         return arguments, faults
 
-    def _opened(self, principal: dict[str, Any] | None) -> tenancy.Door:
+    def _opened(self, principal: dict[str, Any] | None) -> tenancy.Session:
         if self._door == "nobody" or principal is None:
-            return tenancy.as_nobody(self._database, timeout=self._timeout)
+            return tenancy.anonymous_session(self._database, timeout=self._timeout)
         read_only, timeout = self._read_only, self._timeout
         if self._door == "tenant":
             org_id = principal["org_id"]
-            return tenancy.as_tenant(self._database, org_id, read_only=read_only, timeout=timeout)
+            return tenancy.tenant_session(
+                self._database, org_id, read_only=read_only, timeout=timeout
+            )
         subject = principal["sub"]
-        return tenancy.as_subject(self._database, subject, read_only=read_only, timeout=timeout)
+        return tenancy.subject_session(
+            self._database, subject, read_only=read_only, timeout=timeout
+        )
 
     def _check(self, status: int, content: bytes) -> None:
         """Hold an answer against the contract: for tests, where it costs nothing that counts."""
@@ -169,7 +175,7 @@ class Operation:
             raise HandlerError(f"{self.id} answered {status} not as in the contract: {faults}")
 
 
-class Operations(SpecMiddleware):
+class OperationMiddleware(SpecMiddleware):
     """The innermost middleware: it answers, and calls nothing further."""
 
     def __init__(self, app: ASGIApp, operations: Mapping[str, Operation]) -> None:
@@ -189,22 +195,24 @@ class Operations(SpecMiddleware):
 
 def _parameter(declared: Declared, parameter: dict[str, Any]) -> Parameter:
     try:
-        return parameters.parameter(parameter)
-    except parameters.Unsupported as error:
+        return parameters.compile_parameter(parameter)
+    except parameters.UnsupportedParameter as error:
         raise HandlerError(f"{declared.id}: parameter {parameter['name']}: {error}") from None
 
 
-def _wanted(
+def _handler_arguments(
     handler: Callable[..., Any], declared: Declared, offered: set[str], services: Services
 ) -> list[str]:
     """Return the names of a handler's arguments; refuse a handler that could never be called."""
     name = f"{handler.__module__}.{handler.__name__}"
-    if taken := offered & {"token_info", *DOORS}:
+    if taken := offered & {"token_info", *SESSIONS}:
         raise HandlerError(f"{declared.id} has a parameter {taken.pop()}, which names a door")
     if not inspect.iscoroutinefunction(handler):
         raise HandlerError(f"{name} must be `async def`")
-    known = offered | {"token_info", *DOORS, *services.lent}
-    wanted = [p.name for p in inspect.signature(handler).parameters.values() if p.kind != REST]
+    known = offered | {"token_info", *SESSIONS, *services.lent}
+    wanted = [
+        p.name for p in inspect.signature(handler).parameters.values() if p.kind != VAR_KEYWORD
+    ]
     if unknown := [argument for argument in wanted if argument not in known]:
         raise HandlerError(
             f"{name} asks for {', '.join(unknown)}, which {declared.id} does not have"
@@ -217,17 +225,17 @@ def _wanted(
     return wanted
 
 
-def _response_checks(declared: Declared) -> dict[int, Check | None]:
+def _response_checks(declared: Declared) -> dict[int, Validate | None]:
     return {
-        int(code): checker(response["content"][JSON]["schema"], "body", sent=False)
-        if JSON in response.get("content", {})
+        int(code): compile_schema(response["content"][JSON_TYPE]["schema"], "body", sent=False)
+        if JSON_TYPE in response.get("content", {})
         else None
         for code, response in declared.responses.items()
         if code.startswith("2") or code == "304"
     }
 
 
-def _unpacked(result: Any, status: int) -> tuple[Any, int, dict[str, str]]:
+def _unpack(result: Any, status: int) -> tuple[Any, int, dict[str, str]]:
     """A handler returns a body, (body, status) or (body, status, headers)."""
     if not isinstance(result, tuple):
         return result, status, {}

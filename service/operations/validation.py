@@ -7,89 +7,103 @@ from typing import Any
 
 import jsonschema_rs
 
-from service.http.problems import Fault
+from service.http.problems import FieldError
 
 UUID = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 # RFC 4648 section 4; no validator knows the format `byte`.
 BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 # Left out of what is compiled: they validate nothing.
-_NOTES = ("description", "title", "example", "deprecated", "externalDocs", "xml", "discriminator")
+_ANNOTATIONS = (
+    "description",
+    "title",
+    "example",
+    "deprecated",
+    "externalDocs",
+    "xml",
+    "discriminator",
+)
 # A body may hold faults by the ten thousand; more than these are not even counted.
-COUNTED = 1000
+MAX_ERRORS = 1000
 # Each error copies the value that it is of: of a larger one it is only said that it is wrong.
-MOST_NODES = 2000
+MAX_NODES = 2000
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 
-Check = Callable[[Any], list[Fault]]
+Validate = Callable[[Any], list[FieldError]]
 
 
-def checker(schema: dict[str, Any], where: str, *, sent: bool, prefix: str = "") -> Check:
+def compile_schema(schema: dict[str, Any], where: str, *, sent: bool, prefix: str = "") -> Validate:
     """Return a function from a value to its faults.
 
     `sent` is true for what a client sends: there readOnly properties are refused, in a response
     writeOnly ones are. `schema` is OpenAPI 3.0's, without `$ref`.
     """
-    rules = translated(schema, sent)
+    rules = to_json_schema(schema, sent)
     validator = jsonschema_rs.Draft4Validator(rules, validate_formats=True)
 
-    def faults(value: Any) -> list[Fault]:
+    def faults(value: Any) -> list[FieldError]:
         if validator.is_valid(value):
             return []
-        if _exceeds(value, MOST_NODES) < 0:
-            return [Fault(where, prefix, f"not as in the contract, and over {MOST_NODES} values")]
+        if _remaining(value, MAX_NODES) < 0:
+            return [
+                FieldError(where, prefix, f"not as in the contract, and over {MAX_NODES} values")
+            ]
         found = (fault for error in validator.iter_errors(value) for fault in _faults(error))
-        return list(islice(found, COUNTED))
+        return list(islice(found, MAX_ERRORS))
 
-    def _faults(error: Any) -> list[Fault]:
-        pointer = prefix + "".join(f"/{_token(part)}" for part in error.instance_path)
+    def _faults(error: Any) -> list[FieldError]:
+        pointer = prefix + "".join(f"/{_pointer_token(part)}" for part in error.instance_path)
         rule = next((str(p) for p in reversed(error.schema_path) if isinstance(p, str)), "")
         if rule == "additionalProperties":
             return [
-                Fault(where, f"{pointer}/{name}" if _NAME.fullmatch(name) else pointer, "unknown")
-                for name in error.kind.unexpected[:COUNTED]
+                FieldError(
+                    where, f"{pointer}/{name}" if _NAME.fullmatch(name) else pointer, "unknown"
+                )
+                for name in error.kind.unexpected[:MAX_ERRORS]
             ]
         if rule == "required":
-            return [Fault(where, f"{pointer}/{error.kind.property}", "missing")]
-        return [Fault(where, pointer[:300], _reason(rule, _at(rules, error.schema_path)))]
+            return [FieldError(where, f"{pointer}/{error.kind.property}", "missing")]
+        return [FieldError(where, pointer[:300], _message(rule, _lookup(rules, error.schema_path)))]
 
     return faults
 
 
-def _exceeds(value: Any, room: int) -> int:
+def _remaining(value: Any, room: int) -> int:
     """Return what `room` is left when the values within are counted, below 0 when there is none."""
     room -= 1
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for part in parts:
         if room < 0:
             break
-        room = _exceeds(part, room)
+        room = _remaining(part, room)
     return room
 
 
-def translated(schema: dict[str, Any], sent: bool) -> dict[str, Any]:
+def to_json_schema(schema: dict[str, Any], sent: bool) -> dict[str, Any]:
     """Return an OpenAPI 3.0 schema as JSON Schema Draft 4."""
     result: dict[str, Any] = {}
     hidden = _hidden(schema, "readOnly" if sent else "writeOnly")
     for key, value in schema.items():
         match key:
             case "properties":
-                result[key] = {n: translated(s, sent) for n, s in value.items() if n not in hidden}
+                result[key] = {
+                    n: to_json_schema(s, sent) for n, s in value.items() if n not in hidden
+                }
             case "required":
                 if needed := [name for name in value if name not in hidden]:
                     result[key] = needed
             case "items" | "not":
-                result[key] = translated(value, sent)
+                result[key] = to_json_schema(value, sent)
             case "additionalProperties" if isinstance(value, dict):
-                result[key] = translated(value, sent)
+                result[key] = to_json_schema(value, sent)
             case "allOf" | "anyOf" | "oneOf":
-                result[key] = [translated(part, sent) for part in value]
+                result[key] = [to_json_schema(part, sent) for part in value]
             case "format" if value == "uuid":
                 result["pattern"] = UUID
             case "format" if value == "byte" and "pattern" not in schema:
                 result["pattern"] = BASE64
             case "nullable" | "readOnly" | "writeOnly" | "default":
                 pass
-            case _ if key not in _NOTES and not key.startswith("x-"):
+            case _ if key not in _ANNOTATIONS and not key.startswith("x-"):
                 result[key] = value
     if schema.get("nullable"):
         if "type" in result:
@@ -103,7 +117,7 @@ def _hidden(schema: dict[str, Any], mark: str) -> set[str]:
     return {name for name, part in schema.get("properties", {}).items() if part.get(mark)}
 
 
-def _at(schema: Any, path: list[str | int]) -> Any:
+def _lookup(schema: Any, path: list[str | int]) -> Any:
     for part in path:
         try:
             schema = schema[part]
@@ -112,13 +126,13 @@ def _at(schema: Any, path: list[str | int]) -> Any:
     return schema
 
 
-def _token(part: str | int) -> str:
+def _pointer_token(part: str | int) -> str:
     """A JSON Pointer token; names that a client made up are not repeated."""
     text = str(part)
     return text if _NAME.fullmatch(text) else "*"
 
 
-def _reason(rule: str, limit: Any) -> str:
+def _message(rule: str, limit: Any) -> str:
     match rule:
         case "type":
             kinds = limit if isinstance(limit, list) else [limit]

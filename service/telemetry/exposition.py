@@ -15,15 +15,15 @@ from prometheus_client.registry import Collector
 from db.connections.database import Database
 from openapi.contract import Contract
 from service.identity.keys import KeyRing
-from service.limits.rate_counters import Shared
+from service.limits.rate_counters import RedisCounters
 from service.status import Status
-from service.telemetry.metrics import NONE, Metrics
+from service.telemetry.metrics import NO_OPERATION, Metrics
 
-WENT_AWAY = 499  # the client; not an answer
+CLIENT_CLOSED_REQUEST = 499  # the client; not an answer
 
 
 @dataclass(frozen=True, eq=False)
-class Exposition(Collector):
+class MetricsCollector(Collector):
     """Everything that is told, read when it is asked for."""
 
     metrics: Metrics
@@ -31,7 +31,7 @@ class Exposition(Collector):
     database: Database
     keys: KeyRing
     status: Status
-    shared: Shared | None
+    shared: RedisCounters | None
 
     def collect(self) -> Iterator[Metric]:
         yield from self._service()
@@ -75,7 +75,7 @@ class Exposition(Collector):
         unknown = dict.fromkeys(self.contract.operations, 0)
         for (operation, method, status), count in sorted(self.metrics.requests.items()):
             requests.add_metric([operation, method, str(status)], count)
-            if operation != NONE and status != WENT_AWAY:
+            if operation != NO_OPERATION and status != CLIENT_CLOSED_REQUEST:
                 declared = self.contract.operations[operation].responses
                 unknown[operation] += 0 if str(status) in declared else count
         for operation, count in unknown.items():
@@ -155,7 +155,7 @@ class Exposition(Collector):
         yield changes
 
 
-def render(exposition: Exposition) -> Callable[[], bytes]:
+def renderer(exposition: MetricsCollector) -> Callable[[], bytes]:
     """Return what renders everything, the process and its garbage collector included."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(exposition)

@@ -14,8 +14,8 @@ import orjson
 import structlog
 
 # Seconds that the line of a request may wait for others, to be written with them at once.
-LATE = 0.01
-QUIET = ("connexion", "httpx", "psycopg.pool", "uvicorn.access")
+FLUSH_AFTER_SECONDS = 0.01
+SILENCED = ("connexion", "httpx", "psycopg.pool", "uvicorn.access")
 
 log = structlog.get_logger("covenant.log")
 
@@ -25,7 +25,7 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(
 )
 
 
-class Lines:
+class LogWriter:
     """What the log is written with: lines are whole and in order, also after a disk was full.
 
     It writes to the descriptor itself: a stream drops what it could not write, and the next line
@@ -42,7 +42,7 @@ class Lines:
         self._date = ""
         atexit.register(self.flush)
 
-    def __call__(self, *_: Any) -> "Lines":
+    def __call__(self, *_: Any) -> "LogWriter":
         return self
 
     def msg(self, line: str) -> None:
@@ -63,7 +63,7 @@ class Lines:
         head = {"timestamp": self._timestamp(), "level": "info", "event": "request"}
         line = orjson.dumps(head | fields)
         if not self._waiting:
-            asyncio.get_running_loop().call_later(LATE, self.flush)
+            asyncio.get_running_loop().call_later(FLUSH_AFTER_SECONDS, self.flush)
         self._waiting.append(line.decode())
 
     def flush(self) -> None:
@@ -89,10 +89,10 @@ class Lines:
         return f"{self._date}.{nanoseconds // 1000:06d}Z"
 
 
-def request_line() -> Callable[[dict[str, Any]], None]:
+def request_logger() -> Callable[[dict[str, Any]], None]:
     """Return what writes the line of a request, as the process was configured."""
     lines = structlog.get_config()["logger_factory"]
-    if isinstance(lines, Lines) and lines.is_json:
+    if isinstance(lines, LogWriter) and lines.is_json:
         return lines.request
 
     def write(fields: dict[str, Any]) -> None:
@@ -105,7 +105,7 @@ def configure(log_format: str) -> None:
     """Set up logging for the process; `auto` is text on a terminal and JSON elsewhere."""
     is_terminal = sys.stdout.isatty()
     text = log_format == "text" or (log_format == "auto" and is_terminal)
-    lines = Lines(sys.stdout.fileno(), is_json=not text)
+    lines = LogWriter(sys.stdout.fileno(), is_json=not text)
     shared: list[Any] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -117,10 +117,10 @@ def configure(log_format: str) -> None:
             )
         ]
         if text
-        else [_TRACEBACKS, _first_lines, structlog.processors.JSONRenderer(_dumps)]
+        else [_TRACEBACKS, _without_row_values, structlog.processors.JSONRenderer(_dumps)]
     )
     structlog.configure(
-        processors=[_named, *shared, *render],
+        processors=[_without_none, *shared, *render],
         logger_factory=lines,
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
@@ -133,7 +133,7 @@ def configure(log_format: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
-    for name in QUIET:
+    for name in SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
@@ -146,12 +146,12 @@ def _write(descriptor: int, data: bytes) -> int:
     return written
 
 
-def _named(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
+def _without_none(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
     """Leave out what is not known, as an absent tenant."""
     return {key: value for key, value in event.items() if value is not None}
 
 
-def _first_lines(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
+def _without_row_values(logger: Any, method: str, event: dict[str, Any]) -> dict[str, Any]:
     """Keep the first line of what an error says: PostgreSQL writes rows and values below it."""
     for error in event.get("exception", ()):
         error["exc_value"] = error["exc_value"].partition("\n")[0]

@@ -27,12 +27,12 @@ from openapi.contract import Contract
 from service.http import problems
 
 # Seconds that the last spans may take to leave: a collector that is away holds up no exit.
-FLUSH = 2.0
+FLUSH_TIMEOUT_SECONDS = 2.0
 
 log = logging.getLogger("covenant.traces")  # another thread speaks here
 
 
-class Exporter(OTLPSpanExporter):
+class LoggingExporter(OTLPSpanExporter):
     """Says once that the collector is away, and once that it is back."""
 
     works = True
@@ -46,7 +46,7 @@ class Exporter(OTLPSpanExporter):
         return result
 
 
-class Traces:
+class Tracing:
     """Owns what makes and sends the spans of this process."""
 
     def __init__(self, endpoint: str, contract: Contract) -> None:
@@ -54,13 +54,13 @@ class Traces:
         named = {"service.name": contract.name, "service.version": contract.version}
         # By a signal the process ends as its lifespan says, not at its exit.
         self._provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
-        exporter = Exporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
+        exporter = LoggingExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("covenant", contract.version)
         self._contract = contract
 
-    def middleware(self, app: ASGIApp) -> "Spans":
-        return Spans(app, self._tracer, self._contract)
+    def middleware(self, app: ASGIApp) -> "SpanMiddleware":
+        return SpanMiddleware(app, self._tracer, self._contract)
 
     def database(self, url: str | Callable[[], str], **options: Any) -> "TracedDatabase":
         return TracedDatabase(self._tracer, url, **options)
@@ -69,10 +69,10 @@ class Traces:
         """Send what is left, for at most `FLUSH` seconds."""
         sender = threading.Thread(target=self._provider.shutdown, daemon=True)
         sender.start()
-        await asyncio.to_thread(sender.join, FLUSH)
+        await asyncio.to_thread(sender.join, FLUSH_TIMEOUT_SECONDS)
 
 
-class Spans:
+class SpanMiddleware:
     """Around each operation, once it is known which."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer, contract: Contract) -> None:
@@ -104,7 +104,7 @@ class Spans:
 
             async def watched(message: Message) -> None:
                 if message["type"] == "http.response.start":
-                    _answered(span, message["status"])
+                    _set_status(span, message["status"])
                 await send(message)
 
             try:
@@ -113,7 +113,7 @@ class Spans:
                 span.set_attribute("error.type", "disconnected")
                 raise
             except Exception as error:
-                _answered(span, problems.of(error).status)
+                _set_status(span, problems.from_error(error).status)
                 raise
 
 
@@ -123,19 +123,19 @@ class TracedDatabase(Database):
     def __init__(self, tracer: Tracer, url: str | Callable[[], str], **options: Any) -> None:
         class TracedCursor(AsyncRawCursor[Any]):
             async def execute(self, query: Any, *rest: Any, **more: Any) -> Any:
-                with _statement(tracer, str(query)):
+                with _statement_span(tracer, str(query)):
                     return await super().execute(query, *rest, **more)
 
         super().__init__(url, cursor_factory=TracedCursor, **options)
         self._tracer = tracer
 
     async def fetch(self, settings: Any, sql: str, *rest: Any, **more: Any) -> Any:
-        with _statement(self._tracer, sql):
+        with _statement_span(self._tracer, sql):
             return await super().fetch(settings, sql, *rest, **more)
 
 
 @contextmanager
-def _statement(tracer: Tracer, sql: str) -> Iterator[None]:
+def _statement_span(tracer: Tracer, sql: str) -> Iterator[None]:
     """A span for one statement; what nobody's request waits for has none."""
     if not trace.get_current_span().get_span_context().is_valid:
         yield
@@ -158,7 +158,7 @@ def _statement(tracer: Tracer, sql: str) -> Iterator[None]:
             raise
 
 
-def _answered(span: Span, status: int) -> None:
+def _set_status(span: Span, status: int) -> None:
     span.set_attribute("http.response.status_code", status)
     if status >= 500:
         span.set_attribute("error.type", str(status))

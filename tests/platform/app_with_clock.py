@@ -15,7 +15,7 @@ def clock() -> float:
 
 
 if __name__ == "__main__":
-    environment = settings.read()
+    environment = settings.load()
     logs.configure(environment.log_format)
     parts = create_app(environment, contract.load(), clock)
     serve.run(environment, parts)

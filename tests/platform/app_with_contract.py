@@ -10,7 +10,7 @@ from service.app import create_app
 from service.telemetry import logs
 
 if __name__ == "__main__":
-    environment = settings.read()
+    environment = settings.load()
     logs.configure(environment.log_format)
     if folder := os.environ.get("HANDLERS"):
         handlers.__path__.insert(0, folder)

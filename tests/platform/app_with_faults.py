@@ -59,7 +59,7 @@ if __name__ == "__main__":
     file = Path(os.environ["PLANT_FILE"])
     file.write_text(json.dumps(document()))
     handlers.__path__.append(str(PLANT))
-    environment = settings.read()
+    environment = settings.load()
     logs.configure(environment.log_format)
     parts = create_app(environment, contract.load(file, handlers=None))
     serve.run(environment, parts)

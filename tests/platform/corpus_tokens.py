@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from service.identity.keys import KeyRing
-from service.identity.tokens import Terms
+from service.identity.tokens import TokenTerms
 
 ORG_ID = "01939b1e-7a00-7000-8000-00000000ac3e"
 Members = dict[str, str | None]  # name → JSON text; None leaves the member out
@@ -56,7 +56,12 @@ class Forge:
 
 
 def build(
-    keys: KeyRing, terms: Terms, *, now: float, subject: str = "guest-0001", org_id: str = ORG_ID
+    keys: KeyRing,
+    terms: TokenTerms,
+    *,
+    now: float,
+    subject: str = "guest-0001",
+    org_id: str = ORG_ID,
 ) -> list[Case]:
     """Return all cases, for tokens signed at `now` (epoch) with the active key of `keys`.
 

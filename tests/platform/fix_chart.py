@@ -14,7 +14,7 @@ import kubernetes_validate
 import yaml
 
 from codegen.__main__ import generate
-from codegen.render import Files, Own
+from codegen.render import Files, Overrides
 
 Manifest = dict[str, Any]
 
@@ -29,8 +29,8 @@ LABEL_VALUE = re.compile(r"(?=.{1,63}$)[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?"
 OBJECT_NAME = re.compile(r"(?=.{1,63}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
-def generated(contract: Path, own: Own | None = None) -> Files:
-    return generate(contract, None, own or Own({}, {}))
+def generated(contract: Path, own: Overrides | None = None) -> Files:
+    return generate(contract, None, own or Overrides({}, {}))
 
 
 def planted(root: Path, files: Files) -> Path:

@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from db import migrate, security_audit
+from db import migrate, revisions
 from dev.planner import planning
 from openapi import contract
 from openapi.contract import Contract
@@ -15,7 +15,7 @@ RESOURCES = sorted((Path(__file__).parent / "contracts" / "resources").glob("*.y
 def migrations(folder: Path) -> Path:
     """Return a copy of db/migrations below `folder`, for revisions of a test."""
     copy = folder / "migrations"
-    return copy if copy.exists() else Path(shutil.copytree(security_audit.MIGRATIONS, copy))
+    return copy if copy.exists() else Path(shutil.copytree(revisions.MIGRATIONS, copy))
 
 
 def bring_up(database: Database, checked: Contract, folder: Path) -> Path | None:

@@ -14,7 +14,7 @@ import pytest
 
 from db import migrate, roles
 from dev.local import embedded
-from evidence.harness import stage
+from evidence.harness.postgres import passwords_restored, urls
 
 IMAGE = "postgres:17"
 
@@ -30,7 +30,7 @@ class Postgres:
 
     def url(self, database: str, user: str | None = None, password: str | None = None) -> str:
         """The superuser's URL of a database, or that of `user`."""
-        return stage.urls(self.superuser_url, database)(user, password)
+        return urls(self.superuser_url, database)(user, password)
 
     def database(self, *, migrated: bool = True, template: str | None = None) -> "Database":
         """Make an empty database, by default at the newest revision, or a copy of `template`."""
@@ -86,7 +86,7 @@ def _choice() -> str:
         return f"container {IMAGE}"
     if os.environ.get("CI") and _container_is_possible():
         return f"container {IMAGE}"
-    return f"embedded {embedded.MAJOR}"
+    return f"embedded {embedded.MAJOR_VERSION}"
 
 
 @contextmanager
@@ -106,7 +106,7 @@ def server(directory: Path) -> Iterator[tuple[str, str]]:
             yield choice, server.url()
     else:
         url = os.environ["TEST_DATABASE_URL"]
-        with stage.passwords_kept(url), _databases_dropped(url):
+        with passwords_restored(url), _databases_dropped(url):
             yield choice, url
 
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.platform.fix_service import free_port, until
+from evidence.harness.processes import free_port
+from tests.platform.fix_service import until
 from tests.platform.fix_tools import tool
 
 PASSWORD = "only-for-redis"

@@ -1,56 +1,31 @@
 """The service as a process of its own, and tenants who use it over HTTP."""
 
-import os
-import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from service.identity import keys
+from evidence.harness import services
 from tests.platform.fix_postgres import Database
 from tests.platform.fix_problems import on_response
 
-ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
 
 
-@dataclass
-class Service:
-    """A running service; `log` grows while it runs."""
-
-    url: str
-    port: int
-    process: "subprocess.Popen[bytes]"
-    log: Path
-    keys_dir: Path
+class Service(services.Service):
+    """A service process, and clients that hold its answers against the contract."""
 
     def http(self, **options: Any) -> httpx.Client:
-        """A client that holds every refusal against the contract's problem."""
+        """Return a client that checks that every problem is one of the contract."""
         hooks = {"response": [on_response]}
         # There is no TLS here, and loading certificates takes longer than a test.
         return httpx.Client(
             base_url=self.url, timeout=15, event_hooks=hooks, verify=False, **options
         )
-
-    def lines(self) -> str:
-        """Return the whole lines of the log: the last may be under way."""
-        text = self.log.read_text(errors="replace")
-        return text[: text.rfind("\n") + 1]
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Signal the service and return its exit code."""
-        with suppress(ProcessLookupError):
-            self.process.send_signal(number)
-        return self.process.wait(PATIENCE)
 
 
 class Tenant:
@@ -78,12 +53,6 @@ class Tenant:
         return self.post(f"/orgs/{self.org}/projects", name=name)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def until(condition: Callable[[], Any], patience: float = PATIENCE) -> Any:
     """Return the first true value of `condition`; fail when there is none in time."""
     deadline = time.monotonic() + patience
@@ -107,40 +76,18 @@ def serving(
     folder: Path,
     database_url: str,
     *,
-    command: tuple[str, ...] = ("-m", "service", "serve"),
+    command: tuple[str, ...] = services.SERVE,
     ready: bool = True,
     **settings: str,
 ) -> Iterator[Service]:
-    """Run a service with these settings until the end of the block."""
-    keys_dir = Path(settings.pop("KEYS_DIR", folder / "keys"))
-    if not keys_dir.exists():
-        keys.create(keys_dir, time.time())
-    port = free_port()
-    environment = {
-        **{k: v for k, v in os.environ.items() if k not in ("MIGRATION_DATABASE_URL",)},
-        "DATABASE_URL": database_url,
-        "KEYS_DIR": str(keys_dir),
-        "PORT": str(port),
-        "GUEST_LIMIT": "off",
-        "DRAIN_SECONDS": "0.2",
-        "VALIDATE_RESPONSES": "true",
-        "LOG_FORMAT": "json",
-        **settings,
-    }
-    log = folder / "service.log"
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env=environment, stdout=output, stderr=output
-        )
-    service = Service(f"http://127.0.0.1:{port}", port, process, log, keys_dir)
+    """Run a service that checks its own responses until the end of the block."""
+    settings = {"VALIDATE_RESPONSES": "true", **settings}
+    service = Service(folder, database_url, command=command, environment=settings)
     try:
-        if ready:
-            until(lambda: answers(f"{service.url}/ready") or process.poll() is not None)
-            assert process.poll() is None, service.lines()
+        service.start(ready=ready)
         yield service
     finally:
-        if process.poll() is None:
-            service.stop()
+        service.stop()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from evidence.harness import stage
+from evidence.harness.processes import find_program
 
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
 FLAGS += ["--remote-debugging-pipe", "--no-first-run", "--window-size=1200,1400"]
@@ -32,7 +32,7 @@ _missing: list[str] = []
 
 def tool(name: str, package: str | None = None) -> str:
     """Return the path of a program; without it the test is not run, and the summary says so."""
-    found = stage.program(name)
+    found = find_program(name)
     if found is None:
         not_run(f"{name} is not installed (apt-get install {package or name})")
     return found

@@ -74,7 +74,7 @@ def migrated(urls: Urls) -> Urls:
 @contextmanager
 def serving(urls: Urls, folder: Path, **settings: str) -> Iterator[tuple[str, str]]:
     """Run the image until the end of the block; yield the container's id and its URL."""
-    keys.create(folder / "keys", time.time())
+    keys.create_key(folder / "keys", time.time())
     for file in [folder, folder / "keys", *(folder / "keys").iterdir()]:
         file.chmod(0o755 if file.is_dir() else 0o444)
     port = str(18080)

@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from codegen.render import merged
+from evidence.harness.processes import ROOT, SHIPPED, Manifest, free_port, named, rendered
 from openapi import contract
 from service.telemetry.metrics import Metrics
-from tests.platform.fix_chart import ROOT, SHIPPED, Manifest, named, rendered
 from tests.platform.fix_postgres import Database
-from tests.platform.fix_service import answers, free_port, serving, tenant, until
+from tests.platform.fix_service import answers, serving, tenant, until
 from tests.platform.fix_tools import tool
 
 BASE = {"postgres": {"to": [{"ipBlock": {"cidr": "10.1.2.0/24"}}]}, "metrics": {"enabled": True}}

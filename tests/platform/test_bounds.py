@@ -69,7 +69,7 @@ def own(tmp_path: Path, database: Database) -> Iterator[Service]:
 
 
 def test_large_bodies_together_are_bounded_and_small_ones_taken_all_the_same(own: Service) -> None:
-    most = bodies.MOST_TOGETHER // 1_000_000
+    most = bodies.MAX_TOTAL_BYTES // 1_000_000
     with tenant(own, "Acme") as acme, ExitStack() as stack:
         slow = [stack.enter_context(raw(own.port)) for _ in range(most + 10)]
         for connection in slow:

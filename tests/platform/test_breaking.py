@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from dev.breaking import gate
+from dev.breaking import gate as breaking_gate
 from dev.breaking.change import BREAKING, SAFE, SECURITY
-from dev.breaking.gate import Judgement, judge, read, report
+from dev.breaking.gate import Verdict, compare_revisions, read, report
+from openapi.contract import ContractError
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "contracts" / "breaking"
@@ -22,9 +23,9 @@ THINGS = "paths./orgs/{org_id}/things"
 MEANT = {"reason": "agreed with every client of ours"}
 
 
-def judged(new: dict[str, Any], old: dict[str, Any] = BASE) -> Judgement:
+def judged(new: dict[str, Any], old: dict[str, Any] = BASE) -> Verdict:
     sides = [read(json.dumps(d, indent=1).encode(), n) for d, n in ((old, "old"), (new, "new"))]
-    return judge(*sides)
+    return compare_revisions(*sides)
 
 
 def edited(*places: tuple[str, Any]) -> dict[str, Any]:
@@ -140,7 +141,7 @@ def test_a_key_that_is_inherited_is_reported_once() -> None:
 
 
 def test_a_contract_that_is_no_yaml_is_refused() -> None:
-    with pytest.raises((gate.GateError, gate.ContractError)):
+    with pytest.raises((breaking_gate.GateError, ContractError)):
         read(b"a: [", "new")
 
 

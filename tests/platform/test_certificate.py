@@ -26,11 +26,11 @@ from evidence.certificate import (
     row_snapshots,
     timing,
 )
-from evidence.certificate.matrix import IDENTITIES, WAYS
+from evidence.certificate.matrix import ATTACK_VECTORS, IDENTITIES
 from evidence.certificate.mutants import Mutant
-from evidence.certificate.results import Answer, Cell, Certificate, Evidence, Request, Rule, Run
+from evidence.certificate.results import Case, Certificate, Check, Evidence, Request, Response, Run
 from evidence.certificate.runs import figures
-from evidence.harness import stage
+from evidence.harness import processes
 from openapi import contract
 from openapi.contract import Contract
 from tests.platform.fix_postgres import Database, Postgres
@@ -71,7 +71,7 @@ def loaded(made: tuple[Path, str]) -> dict[str, Any]:
 def test_every_operation_meets_every_identity_in_every_way(loaded: dict[str, Any]) -> None:
     cells = {(c["operation"], c["identity"], c["way"]) for c in loaded["runs"][0]["cells"]}
     operations = contract.load().operations
-    assert cells == {(o, i, w) for o in operations for i in IDENTITIES for w in WAYS}
+    assert cells == {(o, i, w) for o in operations for i in IDENTITIES for w in ATTACK_VECTORS}
     assert loaded["faults"] == []
 
 
@@ -231,7 +231,7 @@ def test_a_new_operation_is_covered_the_moment_it_exists(tmp_path: Path) -> None
     assert matrix.uncoverable(new, set()) == []
     assert list(matrix.makers(new)) == ["org_id", "project_id", "task_id"]
     plans = {plan.operation.id: plan for plan in matrix.plans(new)}
-    assert plans["tasks.get"].ways.keys() == WAYS.keys()
+    assert plans["tasks.get"].ways.keys() == ATTACK_VECTORS.keys()
     parents = plans["tasks.get"].ways["parent id"]
     assert not isinstance(parents, str)
     assert {probe.names for probe in parents} == {
@@ -258,9 +258,9 @@ def test_a_public_operation_of_a_tenant_is_a_fault(tmp_path: Path) -> None:
 # How answers and rows are judged
 
 
-def answer(status: int, body: str = "", **headers: str) -> Answer:
+def answer(status: int, body: str = "", **headers: str) -> Response:
     fields = {"content-type": "application/json", "x-request-id": "a", "date": "now"} | headers
-    return Answer(status, tuple(fields.items()), body.encode(), 0.0)
+    return Response(status, tuple(fields.items()), body.encode(), 0.0)
 
 
 ID, OTHER_ID, KNOWN = ("0192" + "0" * 4 + f"-0000-7000-8000-00000000000{n}" for n in range(3))
@@ -289,7 +289,7 @@ ID, OTHER_ID, KNOWN = ("0192" + "0" * 4 + f"-0000-7000-8000-00000000000{n}" for 
     ],
 )
 def test_answers_differ_by_nothing_but_what_is_new_each_time(
-    one: Answer, other: Answer, difference: str | None
+    one: Response, other: Response, difference: str | None
 ) -> None:
     found = comparison.differences(one, other, {KNOWN}, {"sent", "also"})
     assert found == ([difference] if difference else [])
@@ -331,7 +331,7 @@ REQUEST = Request("GET", "/x")
 
 def one_cell(*faults: str) -> Certificate:
     evidence = Evidence("p", REQUEST, answer(200), "", "no row changed", faults)
-    run = Run("direct", (Cell("x.get", "other", "path id", (evidence,)),), (Rule("l", "n", "e"),))
+    run = Run("direct", (Case("x.get", "other", "path id", (evidence,)),), (Check("l", "n", "e"),))
     about = {
         "contract": {"title": "T", "version": "1", "hash": "sha256:0"},
         **dict.fromkeys(("commit", "tree_is_clean", "postgresql", "warning", "made_at"), ""),
@@ -347,7 +347,7 @@ def one_cell(*faults: str) -> Certificate:
         (lambda c: replace(c, not_run=("pooler",)), "incomplete"),
         (lambda c: replace(c, runs=()), "incomplete"),
         (lambda c: replace(c, faults=("stage: no",), not_run=("pooler",)), "fail"),
-        (lambda c: replace(c, runs=(Run("d", (), (Rule("l", "n", "e", ("bad",)),)),)), "fail"),
+        (lambda c: replace(c, runs=(Run("d", (), (Check("l", "n", "e", ("bad",)),)),)), "fail"),
         (lambda c: one_cell("bad"), "fail"),
     ],
 )
@@ -413,5 +413,5 @@ def test_a_mutant_that_finds_nothing_to_change_is_not_counted_as_killed(tmp_path
 
 def test_without_pgbouncer_the_second_run_is_named_as_not_run(monkeypatch: Any) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(stage, "PLACES", "")
-    assert stage.program("pgbouncer") is None
+    monkeypatch.setattr(processes, "SBIN", "")
+    assert processes.find_program("pgbouncer") is None

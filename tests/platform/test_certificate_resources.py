@@ -17,8 +17,8 @@ from db import ids
 from evidence.certificate import runs, seeds
 from evidence.certificate.matrix import shows_text, uncoverable
 from evidence.certificate.results import Certificate
+from evidence.certificate.runs import Target
 from evidence.certificate.values import Uncoverable, sample
-from evidence.harness import stage
 from openapi import contract
 from openapi.contract import Contract
 from tests.platform.fix_planner import database_of
@@ -34,14 +34,12 @@ MATRIX = ("matrix",)
 
 
 @contextmanager
-def served(
-    file: Path, postgres: Postgres, folder: Path
-) -> Iterator[tuple[stage.Service, Database]]:
+def served(file: Path, postgres: Postgres, folder: Path) -> Iterator[tuple[Target, Database]]:
     database = database_of(postgres, file, folder)
     settings = {"CONTRACT": str(file), "RATE_LIMITS": "false", "DATABASE_CONNECTIONS": "1"}
     command = ("-m", "tests.platform.app_with_contract")
     with serving(folder, database.app_url, command=command, **settings) as service:
-        yield stage.Service("127.0.0.1", service.port, service.keys_dir), database
+        yield Target("127.0.0.1", service.port, service.keys_dir), database
 
 
 def faults(whole: Certificate) -> list[str]:
@@ -133,7 +131,7 @@ def test_what_no_row_can_be_made_of_is_said(
         psycopg.connect(database.superuser_url, autocommit=True) as superuser,
         pytest.raises(Uncoverable, match=r"comments: no row could be inserted: .*foreign key"),
     ):
-        seeds.sow(superuser, seed, nowhere)
+        seeds.insert_seeds(superuser, seed, nowhere)
 
 
 def test_an_answer_of_counts_alone_shows_no_tenants_rows(handled: Contract) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from codegen.render import literal, merged
 from openapi import contract
 from openapi.contract import ContractError
-from service.settings import OTHERS, Settings
+from service.settings import OTHER_SETTINGS, Settings
 from tests.platform.fix_chart import (
     ENVIRONMENTS,
     HERE,
@@ -282,7 +282,7 @@ def test_the_grace_period_covers_the_whole_stop() -> None:
     stop = yaml.safe_load((SHIPPED / "values.yaml").read_text())["shutdown"]
     settings = named(shipped("local"), "ConfigMap", "covenant-settings")["data"]
     assert settings["DRAIN_SECONDS"] == str(stop["drainSeconds"])
-    source = (ROOT / "handlers" / "runtime" / "lifecycle.py").read_text()
+    source = (ROOT / "service" / "http" / "server.py").read_text()
     grace = re.search(r"^GRACE = (\d+)$", source, re.MULTILINE)
     assert grace
     assert stop["finishSeconds"] >= int(grace[1])
@@ -316,7 +316,7 @@ def test_other_settings_roll_the_pods() -> None:
 
 
 def test_every_setting_is_one_that_the_service_reads() -> None:
-    read = {name.upper() for name in Settings.model_fields} | set(OTHERS)
+    read = {name.upper() for name in Settings.model_fields} | set(OTHER_SETTINGS)
     for environment in ENVIRONMENTS:
         data = named(shipped(environment), "ConfigMap", "covenant-settings")["data"]
         assert data.keys() <= read

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from dev.scaffold.__main__ import write
-from dev.scaffold.request import Request
+from dev.scaffold.request import ResourceRequest
+from evidence.harness.processes import ROOT
 from openapi import contract, documents
 from openapi.contract import Contract
-from tests.platform.fix_service import ROOT, Service
+from tests.platform.fix_service import Service
 from tests.platform.test_scaffold import EVERY, TASKS
 
 FLOW = Path(__file__).parent / "client_flow.py"
@@ -38,7 +39,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Contract:
     file = Path(shutil.copy(contract.DEFAULT, folder / "openapi.yaml"))
     for name, fields in (("tasks", TASKS), ("things", EVERY)):
         verbs = "create list get replace update delete"
-        write(file, contract.DEFAULT_HANDLERS, Request(name, fields, verbs))
+        write(file, contract.DEFAULT_HANDLERS, ResourceRequest(name, fields, verbs))
     return contract.load(file)
 
 

@@ -4,14 +4,14 @@ from ipaddress import ip_network
 
 import pytest
 
-from service.http.client_address import client_of, household
+from service.http.client_address import client_address, rate_limit_key
 
 TRUSTED = (ip_network("10.0.0.0/8"), ip_network("::1/128"))
 
 
 def client(peer: str, *forwarded: str) -> str:
     headers = [(b"x-forwarded-for", line.encode()) for line in forwarded]
-    return client_of({"client": (peer, 1), "headers": headers}, TRUSTED)
+    return client_address({"client": (peer, 1), "headers": headers}, TRUSTED)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,14 @@ def test_the_client_is_the_nearest_that_no_proxy_vouches_for(
 
 
 def test_the_addresses_of_one_household_count_as_one_client() -> None:
-    assert household("2001:db8:0:1::1") == household("2001:DB8:0:1:ffff::2") == "2001:db8:0:1::/64"
-    assert household("2001:db8:0:1::1") != household("2001:db8:0:2::1")
-    assert household("192.0.2.1") == household("::ffff:192.0.2.1") != household("192.0.2.2")
+    assert (
+        rate_limit_key("2001:db8:0:1::1")
+        == rate_limit_key("2001:DB8:0:1:ffff::2")
+        == "2001:db8:0:1::/64"
+    )
+    assert rate_limit_key("2001:db8:0:1::1") != rate_limit_key("2001:db8:0:2::1")
+    assert (
+        rate_limit_key("192.0.2.1")
+        == rate_limit_key("::ffff:192.0.2.1")
+        != rate_limit_key("192.0.2.2")
+    )

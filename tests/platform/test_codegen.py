@@ -13,10 +13,10 @@ import yaml
 
 from codegen import facts, render, validation
 from codegen.__main__ import TEMPLATES, difference, existing, main
-from codegen.render import Files, Own
+from codegen.render import Files, Overrides
+from evidence.harness.processes import ROOT, generated, planted
 from openapi import contract
 from openapi.contract import ContractError
-from tests.platform.fix_chart import ROOT, generated, planted
 
 CONTRACTS = Path(__file__).parent / "contracts"
 MINIMAL = CONTRACTS / "generate_minimal.yaml"
@@ -203,7 +203,7 @@ def test_more_routes_than_an_edge_takes_are_refused() -> None:
     loaded = contract.load(MINIMAL, None)
     many = {
         f"system.x{i}": replaced(loaded.operations["system.ready"], id=f"system.x{i}")
-        for i in range(validation.MOST_ROUTES)
+        for i in range(validation.MAX_ROUTES)
     }
     with pytest.raises(ContractError, match="routes 1002 operations"):
         validation.check(replaced(loaded, operations={**loaded.operations, **many}))
@@ -214,7 +214,7 @@ def replaced(record: Any, **changes: Any) -> Any:
 
 
 def test_a_fact_that_a_template_misspells_is_refused() -> None:
-    known = facts.of(contract.load(MINIMAL, None))
+    known = facts.from_contract(contract.load(MINIMAL, None))
     for text in (
         "[% if app.prot %]x[% endif %]",
         "[[ app.prot ]]",
@@ -222,7 +222,7 @@ def test_a_fact_that_a_template_misspells_is_refused() -> None:
         "[[ nothing ]]",
     ):
         with pytest.raises(jinja2.UndefinedError):
-            render.render(known, {"charts/NAME/x.yaml.j2": text}, Own({}, {}))
+            render.render(known, {"charts/NAME/x.yaml.j2": text}, Overrides({}, {}))
 
 
 # The contract is not trusted
@@ -316,13 +316,13 @@ def test_own_values_that_the_chart_does_not_know_are_refused(
 
 
 def test_internal_operations_are_not_routed() -> None:
-    known = facts.of(contract.load(contract.DEFAULT))
+    known = facts.from_contract(contract.load(contract.DEFAULT))
     assert "/health" in {route.path for route in known.routes}
     assert "/ready" not in {route.path for route in known.routes}
 
 
 def test_routes_match_declared_paths_and_nothing_longer() -> None:
-    known = facts.of(contract.load(contract.DEFAULT))
+    known = facts.from_contract(contract.load(contract.DEFAULT))
     (route,) = [r for r in known.routes if r.path == "/orgs/{org_id}/projects/{project_id}"]
     assert (route.prefix, route.exact) == ("/orgs", None)
     assert route.pattern

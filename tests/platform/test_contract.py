@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openapi import contract, documents
-from openapi.contract import ContractError, Fault
+from openapi.contract import ContractError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -35,13 +35,13 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("contracts") / "contract.yaml"
 
 
-def faults_of(file: Path, handlers: Path | None = None) -> tuple[Fault, ...]:
+def faults_of(file: Path, handlers: Path | None = None) -> tuple[contract.Issue, ...]:
     with pytest.raises(ContractError) as refusal:
         contract.load(file, handlers)
     return refusal.value.faults
 
 
-def outcome(file: Path) -> contract.Contract | tuple[Fault, ...]:
+def outcome(file: Path) -> contract.Contract | tuple[contract.Issue, ...]:
     try:
         return contract.load(file, None)
     except ContractError as refusal:
@@ -53,7 +53,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20)
 
 
-def places(node: Any, place: documents.Place = ()) -> Iterator[documents.Place]:
+def places(node: Any, place: documents.NodePath = ()) -> Iterator[documents.NodePath]:
     """Yield the place of every value of a document."""
     yield place
     keys = node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
@@ -208,7 +208,7 @@ def test_an_unknown_x_key_is_refused_wherever_it_stands(
     objects = [place for place, _, node in documents.walk(shipped.document) if "$ref" not in node]
     document = deepcopy(shipped.document)
     for place in objects:
-        documents.at(document, place)["x-nonsense"] = 1
+        documents.node_at(document, place)["x-nonsense"] = 1
     scratch.write_text(json.dumps(document))
     refused = {f.where for f in faults_of(scratch) if "unknown key" in f.reason}
     assert refused == {".".join(map(str, (*place, "x-nonsense"))) for place in objects}
@@ -236,7 +236,7 @@ def test_a_value_of_a_wrong_type_is_refused_or_loaded_wherever_it_stands(
     for place in places(document):
         if place:
             changed = deepcopy(document)
-            documents.at(changed, place[:-1])[place[-1]] = wrong
+            documents.node_at(changed, place[:-1])[place[-1]] = wrong
             scratch.write_text(json.dumps(changed))
             assert outcome(scratch)
 
@@ -258,9 +258,9 @@ def test_a_contract_with_values_put_elsewhere_is_refused_or_loaded(
         every = [place for place in places(document) if place]
         to, source = data.draw(st.sampled_from(every)), data.draw(st.sampled_from(every))
         scalars = st.sampled_from([None, True, -1, 2**63, 1e300, "", "[", "#/", "x-service"])
-        taken = deepcopy(documents.at(document, source))
+        taken = deepcopy(documents.node_at(document, source))
         value = data.draw(scalars | st.just(taken) | st.just([taken]) | st.just({"x-probe": taken}))
-        owner = documents.at(document, to[:-1])
+        owner = documents.node_at(document, to[:-1])
         if data.draw(st.booleans()):
             owner[to[-1]] = value
         elif isinstance(owner, dict):
@@ -467,7 +467,7 @@ def test_deref_copies_deeply_and_refuses_recursion() -> None:
 def test_the_schema_of_the_x_keys_is_a_schema_and_says_what_each_key_means() -> None:
     schema = json.loads((ROOT / "openapi" / "extensions.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
-    assert schema["properties"].keys() - {"other"} <= documents.SHAPE.keys()
+    assert schema["properties"].keys() - {"other"} <= documents.OBJECT_KINDS.keys()
     for place in schema["properties"].values():
         assert place["additionalProperties"] is False
         for definition in place["properties"].values():

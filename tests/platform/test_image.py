@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.platform.fix_chart import ROOT
+from evidence.harness.processes import ROOT
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text("utf-8")
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from evidence.harness.processes import ROOT
 from openapi import contract
 from service.identity import keys
-from tests.platform.fix_service import ROOT
 
 PACKAGES = ("openapi", "db", "service", "handlers", "dev", "codegen", "evidence")
 # By the longest prefix: which of our modules a module may import, its own package aside.
@@ -160,7 +160,7 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
 
 
 def test_the_serving_process_loads_no_tool_for_migrations_or_tests(tmp_path: Path) -> None:
-    keys.create(tmp_path / "keys", time.time())
+    keys.create_key(tmp_path / "keys", time.time())
     program = (
         "import json, sys; from service import serve; serve.check();"
         "print(json.dumps(sorted(sys.modules)))"

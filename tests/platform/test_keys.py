@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from service.identity.keys import KeyRing, KeysError, create
+from service.identity.keys import KeyRing, KeysError, create_key
 from tests.platform.corpus_tokens import PEM
 
 NOW = 1_795_420_800.0  # 2026-11-23 08:00:00 UTC
@@ -41,7 +41,7 @@ def test_a_new_key_is_named_by_its_time_and_only_the_owner_may_read_it(tmp_path:
     directory = tmp_path / "local" / "keys"
     old = os.umask(0)
     try:
-        kid = create(directory, NOW + 0.9)
+        kid = create_key(directory, NOW + 0.9)
     finally:
         os.umask(old)
     assert kid == "20261123T080000Z"
@@ -55,11 +55,11 @@ def test_a_new_key_is_named_by_its_time_and_only_the_owner_may_read_it(tmp_path:
 
 
 def test_a_second_key_differs_and_a_key_is_never_overwritten(tmp_path: Path) -> None:
-    first = create(tmp_path, NOW)
+    first = create_key(tmp_path, NOW)
     content = (tmp_path / first).read_bytes()
     with pytest.raises(KeysError, match="exists already"):
-        create(tmp_path, NOW)
-    second = create(tmp_path, NOW + 1)
+        create_key(tmp_path, NOW)
+    second = create_key(tmp_path, NOW + 1)
     assert (tmp_path / first).read_bytes() == content != (tmp_path / second).read_bytes()
     assert sorted(os.listdir(tmp_path)) == [first, second]
 
@@ -67,7 +67,7 @@ def test_a_second_key_differs_and_a_key_is_never_overwritten(tmp_path: Path) -> 
 def test_of_many_who_make_the_same_key_one_succeeds(tmp_path: Path) -> None:
     def attempt(_: int) -> str | None:
         try:
-            return create(tmp_path, NOW)
+            return create_key(tmp_path, NOW)
         except KeysError:
             return None
 
@@ -79,7 +79,7 @@ def test_of_many_who_make_the_same_key_one_succeeds(tmp_path: Path) -> None:
 def test_a_key_in_the_making_is_left_to_its_maker(tmp_path: Path) -> None:
     write(tmp_path, ".20261123T080000Z.new", b"half a ke")
     with pytest.raises(KeysError, match="File exists"):
-        create(tmp_path, NOW)
+        create_key(tmp_path, NOW)
     assert os.listdir(tmp_path) == [".20261123T080000Z.new"]
     assert (tmp_path / ".20261123T080000Z.new").read_bytes() == b"half a ke"
 
@@ -87,7 +87,7 @@ def test_a_key_in_the_making_is_left_to_its_maker(tmp_path: Path) -> None:
 def test_a_key_that_cannot_be_written_is_refused_with_the_reason(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(KeysError, match=r"cannot make key 2026.* in .*file"):
-        create(tmp_path / "file", NOW)
+        create_key(tmp_path / "file", NOW)
 
 
 def test_the_youngest_active_key_signs_and_a_future_one_already_verifies(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from pathlib import Path
 import httpx
 import pytest
 
+from evidence.harness.processes import ROOT
 from service.identity import keys
 from tests.platform.fix_postgres import Database
-from tests.platform.fix_service import PATIENCE, ROOT, Service, answers, serving, until
+from tests.platform.fix_service import PATIENCE, Service, answers, serving, until
 
 
 @contextmanager
@@ -75,7 +76,7 @@ def test_sigterm_drains_finishes_what_is_in_flight_and_exits_0(
         go.touch()
         assert flying.outcome() == 200
         assert own.process.wait(PATIENCE) == 0
-        assert "Traceback" not in own.lines()
+        assert "Traceback" not in own.log_text()
 
 
 def test_sigint_does_not_drain_but_finishes_what_is_in_flight(
@@ -112,9 +113,9 @@ def test_a_second_signal_cuts_the_draining_short_and_a_third_what_is_in_flight(
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the service whose files may be spoilt."""
     folder = tmp_path_factory.mktemp("copy")
-    for name in ("handlers", "db", "openapi"):
+    for name in ("handlers", "service", "db", "openapi"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    keys.create(folder / "keys", time.time())
+    keys.create_key(folder / "keys", time.time())
     return folder
 
 

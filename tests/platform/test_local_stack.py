@@ -20,8 +20,9 @@ import psutil
 import psycopg
 import pytest
 
+from evidence.harness.processes import ROOT, free_port
 from tests.platform.fix_postgres import Database, Postgres
-from tests.platform.fix_service import ROOT, answers, free_port
+from tests.platform.fix_service import answers
 
 OURS = ("DATABASE_URL", "MIGRATION_DATABASE_URL", "KEYS_DIR", "HOST", "PORT", "ADMIN_PORT")
 
@@ -55,7 +56,7 @@ class Run:
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a clone has of the code, and nothing that a run has made."""
     copy = tmp_path_factory.mktemp("clone")
-    for package in ("openapi", "handlers", "db"):
+    for package in ("openapi", "handlers", "service", "db", "dev"):
         shutil.copytree(
             ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__")
         )
@@ -202,7 +203,7 @@ def test_a_wrong_setting_is_one_line(
 
 
 def test_a_server_that_is_too_old_is_one_line(tree: Path, database: Database) -> None:
-    schema = tree / "db" / "schema.py"
+    schema = tree / "db" / "server_versions.py"
     text = schema.read_text()
     schema.write_text(text.replace("MINIMUM = 150_000", "MINIMUM = 9_990_000"))
     urls = {"DATABASE_URL": database.app_url, "MIGRATION_DATABASE_URL": database.owner_url}

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import pytest
 from structlog.testing import capture_logs
 
-from service.telemetry.logs import Lines
-from tests.platform.fix_service import ROOT
+from evidence.harness.processes import ROOT
+from service.telemetry.logs import LogWriter
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def line(number: int) -> str:
 
 def test_a_line_that_was_written_in_part_is_finished_before_the_next(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    lines = Lines(writing, is_json=True)
+    lines = LogWriter(writing, is_json=True)
     with capture_logs() as said:
         lines.write("".join(f"{line(number)}\n" for number in range(300)))
         before = os.read(reading, 1 << 20)
@@ -47,7 +47,7 @@ def test_a_line_that_was_written_in_part_is_finished_before_the_next(pipe: tuple
 
 def test_lines_are_counted_as_lost_until_there_is_space(pipe: tuple[int, int]) -> None:
     reading, writing = pipe
-    lines = Lines(writing, is_json=True)
+    lines = LogWriter(writing, is_json=True)
     os.write(writing, b"." * (1 << 20))
     with capture_logs() as said:
         for number in range(3):
@@ -63,7 +63,7 @@ def test_lines_are_counted_as_lost_until_there_is_space(pipe: tuple[int, int]) -
 def test_a_log_that_nobody_reads_any_more_stops_nothing() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    lines = Lines(writing, is_json=True)
+    lines = LogWriter(writing, is_json=True)
     lines.msg(line(0))
     os.close(writing)
     lines.msg(line(1))

@@ -15,12 +15,13 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from db import ids, migrate, roles, security_audit
+from db import ids, migrate, revisions, roles, security_audit, server_versions
 from db.migrate import MigrationError
 from dev.planner import platform_tables
+from evidence.harness.processes import ROOT
 from openapi import contract
 from tests.platform.fix_postgres import Database, Postgres
-from tests.platform.fix_service import ROOT, until
+from tests.platform.fix_service import until
 
 # Everything of a table that is not a policy or a grant, as the server prints it.
 COLUMNS = """
@@ -107,7 +108,7 @@ def test_alembic_finds_no_difference(database: Database) -> None:
 def test_the_revisions_are_one_line_and_the_last_is_the_head() -> None:
     scripts = ScriptDirectory(str(Path(migrate.__file__).parent / "migrations"))
     revisions = [script.revision for script in scripts.walk_revisions()][::-1]
-    assert scripts.get_heads() == [security_audit.head()] == revisions[-1:]
+    assert scripts.get_heads() == [revisions.head()] == revisions[-1:]
     assert revisions == [f"{n:04d}" for n in range(1, len(revisions) + 1)]
     for script in scripts.walk_revisions():
         assert re.fullmatch(rf"{script.revision}_[a-z0-9_]+\.py", Path(script.path).name)
@@ -115,9 +116,9 @@ def test_the_revisions_are_one_line_and_the_last_is_the_head() -> None:
 
 def test_every_revision_goes_up_and_down_and_up_again_with_rows(postgres: Postgres) -> None:
     database = postgres.database(migrated=False)
-    assert not security_audit.is_current(database.owner_url)
-    assert migrate.upgrade(database.owner_url) == (None, security_audit.head())
-    assert security_audit.is_current(database.owner_url)
+    assert not revisions.is_up_to_date(database.owner_url)
+    assert migrate.upgrade(database.owner_url) == (None, revisions.head())
+    assert revisions.is_up_to_date(database.owner_url)
     whole = everything(database.superuser_url)
     with psycopg.connect(database.superuser_url) as superuser:
         org = ids.new()
@@ -125,13 +126,13 @@ def test_every_revision_goes_up_and_down_and_up_again_with_rows(postgres: Postgr
         superuser.execute("insert into memberships values (%s, 'guest-0001', 'owner')", (org,))
         superuser.execute("insert into projects values (%s, gen_random_uuid(), 'Apollo')", (org,))
         superuser.execute("insert into used_org_ids values (%s)", (org,))
-    for number in range(int(security_audit.head()) - 1, 0, -1):
+    for number in range(int(revisions.head()) - 1, 0, -1):
         migrate.downgrade(database.owner_url, f"{number:04d}")
         with psycopg.connect(database.superuser_url) as superuser:
             assert superuser.execute("select from organizations").rowcount == 1
     migrate.downgrade(database.owner_url, "base")
     assert not any(snapshot(database.superuser_url).values())
-    for number in range(1, int(security_audit.head()) + 1):
+    for number in range(1, int(revisions.head()) + 1):
         migrate.upgrade(database.owner_url, f"{number:04d}")
     assert everything(database.superuser_url) == whole
 
@@ -139,7 +140,7 @@ def test_every_revision_goes_up_and_down_and_up_again_with_rows(postgres: Postgr
 def test_a_second_upgrade_changes_nothing(postgres: Postgres) -> None:
     database = postgres.database()
     before = everything(database.superuser_url)
-    assert migrate.upgrade(database.owner_url) == (security_audit.head(), security_audit.head())
+    assert migrate.upgrade(database.owner_url) == (revisions.head(), revisions.head())
     assert everything(database.superuser_url) == before
 
 
@@ -161,7 +162,7 @@ def test_three_processes_that_migrate_at_once_all_succeed(postgres: Postgres) ->
         assert began == (None,)
     said = [process.communicate(timeout=60)[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], said
-    head = security_audit.head()
+    head = revisions.head()
     assert sorted(said) == [f"migrate: at {head}"] * 2 + [f"migrate: nothing -> {head}"]
 
 
@@ -176,7 +177,7 @@ def test_a_migration_waits_for_another_without_a_snapshot(
         with pytest.raises(MigrationError, match="another migration is running"):
             migrate.upgrade(database.owner_url)
         other.execute("select pg_advisory_unlock(%s)", (migrate.LOCK,))
-    assert migrate.upgrade(database.owner_url)[1] == security_audit.head()
+    assert migrate.upgrade(database.owner_url)[1] == revisions.head()
 
 
 def test_a_migration_gives_up_behind_a_lock_says_so_and_holds_nobody_up(
@@ -248,4 +249,4 @@ def test_the_migrate_command_ends_with_one_line_and_no_trace(postgres: Postgres)
     ("version", "warns"), [(180_006, True), (180_007, False), (150_019, True), (990_000, False)]
 )
 def test_a_server_below_the_security_floor_is_named(version: int, warns: bool) -> None:
-    assert bool(security_audit.floor_warning(version)) is warns
+    assert bool(server_versions.floor_warning(version)) is warns

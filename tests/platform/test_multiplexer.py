@@ -26,8 +26,8 @@ from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
 from db.connections import multiplexer, pipeline, wire
-from db.connections.multiplexer import Busy, Multiplexer, Stats
-from db.connections.pipeline import Away, Late
+from db.connections.multiplexer import ConnectionStats, Multiplexer, QueueFull
+from db.connections.pipeline import ConnectionUnavailable, QueueTimeout
 from dev.local.embedded import Server, running
 from tests.platform.fix_tools import tool
 
@@ -175,7 +175,7 @@ async def outcome(
 ) -> list[Row] | type[BaseException]:
     try:
         return await driver.fetch(settings, sql, parameters, **options)
-    except (psycopg.Error, Busy, Away, asyncio.CancelledError) as error:
+    except (psycopg.Error, QueueFull, ConnectionUnavailable, asyncio.CancelledError) as error:
         return type(error)
 
 
@@ -262,7 +262,7 @@ async def test_interleaved_tenants_never_see_each_other(way: Way) -> None:
                 await one(reader, writer, number)
 
         await asyncio.gather(*[worker() for _ in range(48)])
-        await until(lambda: reader.stats == writer.stats == Stats(3, 0, 0))
+        await until(lambda: reader.stats == writer.stats == ConnectionStats(3, 0, 0))
         for mine in range(20):
             rows = await writer.fetch(
                 org(mine),
@@ -309,8 +309,8 @@ async def test_a_commit_that_fails_is_an_error(way: Way) -> None:
 
 
 async def test_a_cancelled_request_leaves_its_connection_and_neighbours_alone(way: Way) -> None:
-    sent = Stats(1, 21, 0) if way.prepare else Stats(1, 1, 20)
-    left = Stats(1, 21, 0) if way.prepare else Stats(1, 1, 10)
+    sent = ConnectionStats(1, 21, 0) if way.prepare else ConnectionStats(1, 1, 20)
+    left = ConnectionStats(1, 21, 0) if way.prepare else ConnectionStats(1, 1, 10)
     async with opened(way, connections=1, ahead=60) as driver:
         before = await driver.fetch([], PID)
         slow = asyncio.create_task(driver.fetch([], "select pg_sleep(0.5)"))
@@ -323,7 +323,7 @@ async def test_a_cancelled_request_leaves_its_connection_and_neighbours_alone(wa
             await slow
         assert driver.stats == left
         assert await asyncio.gather(*beside[1::2]) == [[(b"%d" % n,)] for n in range(1, 20, 2)]
-        await until(lambda: driver.stats == Stats(1, 0, 0))
+        await until(lambda: driver.stats == ConnectionStats(1, 0, 0))
         assert await driver.fetch([], PID) == before
 
 
@@ -340,7 +340,7 @@ async def test_text_that_postgresql_cannot_hold_is_refused_before_it_is_sent(
         ):
             with pytest.raises(psycopg.DataError):
                 await driver.fetch(settings, sql, parameters)
-        assert driver.stats == Stats(1, 0, 0)
+        assert driver.stats == ConnectionStats(1, 0, 0)
         assert await driver.fetch([], "select $1, $2", ["ü", None]) == [("ü".encode(), None)]
         assert await driver.fetch([], PID) == before
 
@@ -380,7 +380,7 @@ async def test_a_copy_past_that_guard_does_not_wedge_the_connection(
         requests = [outcome(driver, [], sql) for sql in ("select 1", sql, "select 2", "select 3")]
         answers = await asyncio.gather(*requests)
         assert answers[0] == [(b"1",)]
-        assert answers[1] is Away
+        assert answers[1] is ConnectionUnavailable
         assert await driver.fetch([], "select 4") == [(b"4",)]
 
 
@@ -471,16 +471,16 @@ async def test_nothing_is_sent_behind_a_statement_that_has_been_running(way: Way
         slow = [asyncio.create_task(driver.fetch([], "select pg_sleep(1)"))]
         await until(lambda: driver.stats.in_flight == 1)
         loop = asyncio.get_running_loop()
-        blocked_at = loop.time() + multiplexer.STUCK
+        blocked_at = loop.time() + multiplexer.SLOW_STATEMENT_SECONDS
         await until(lambda: loop.time() > blocked_at)
         for number in range(100):
             assert await driver.fetch([], f"select {number}") == [(b"%d" % number,)]
         assert not slow[0].done()
         slow.append(asyncio.create_task(driver.fetch([], "select pg_sleep(0.5)")))
-        blocked_at = loop.time() + multiplexer.STUCK
+        blocked_at = loop.time() + multiplexer.SLOW_STATEMENT_SECONDS
         await until(lambda: loop.time() > blocked_at)
         late = asyncio.create_task(driver.fetch([], "select 1"))  # late, but to the first free one
-        await until(lambda: driver.stats == Stats(2, 2, 1))
+        await until(lambda: driver.stats == ConnectionStats(2, 2, 1))
         assert await late == [(b"1",)]
         await asyncio.gather(*slow)
 
@@ -504,14 +504,14 @@ async def test_more_than_fits_is_refused_at_once_and_waiting_ends_in_time(way: W
         flying = [asyncio.create_task(driver.fetch([], sql)) for _ in range(sent)]
         await until(lambda: driver.stats.in_flight == sent)
         waiting = [asyncio.create_task(outcome(driver, [], "select 1")) for _ in range(3)]
-        await until(lambda: driver.stats == Stats(1, sent, 3))
-        with pytest.raises(Busy):
+        await until(lambda: driver.stats == ConnectionStats(1, sent, 3))
+        with pytest.raises(QueueFull):
             await driver.fetch([], "select 1")
-        assert driver.stats == Stats(1, sent, 3)
+        assert driver.stats == ConnectionStats(1, sent, 3)
         waiting[0].cancel()
-        await until(lambda: driver.stats == Stats(1, sent, 2))
+        await until(lambda: driver.stats == ConnectionStats(1, sent, 2))
         fits = asyncio.create_task(outcome(driver, [], "select 1"))
-        assert await asyncio.gather(*waiting[1:], fits) == [Busy] * 3
+        assert await asyncio.gather(*waiting[1:], fits) == [QueueFull] * 3
         assert not any(task.done() for task in flying)
         await asyncio.gather(*flying)
         assert await driver.fetch([], "select 1") == [(b"1",)]
@@ -527,9 +527,9 @@ async def test_behind_a_lock_none_waits_for_the_limits_of_the_others(
             began = time.monotonic()
             sql = "insert into marks values ('locked')"
             answers = await asyncio.gather(*[outcome(driver, [], sql) for _ in range(8)])
-            assert set(answers) == {errors.QueryCanceled, Late}
+            assert set(answers) == {errors.QueryCanceled, QueueTimeout}
             assert time.monotonic() - began < 2.4  # one limit each would be 3.2 s
-        await until(lambda: driver.stats == Stats(1, 0, 0))
+        await until(lambda: driver.stats == ConnectionStats(1, 0, 0))
 
 
 async def test_large_results_and_parameters_pass_beside_small_ones(way: Way) -> None:
@@ -575,11 +575,11 @@ async def test_a_read_only_driver_cannot_write(way: Way) -> None:
 async def test_prepared_statements_are_bounded_and_more_sql_still_runs(way: Way) -> None:
     async with opened(way, connections=1) as driver:
         for _ in range(2):
-            for number in range(pipeline.NAMES + 20):
+            for number in range(pipeline.MAX_PREPARED + 20):
                 assert await driver.fetch([], f"select {number}") == [(b"%d" % number,)]
                 await driver.fetch([], "select 'often'")
         count = await driver.fetch([], "select count(*) from pg_prepared_statements")
-        assert count == [(b"%d" % pipeline.NAMES,)]
+        assert count == [(b"%d" % pipeline.MAX_PREPARED,)]
         kept = (
             "select statement from pg_prepared_statements where generic_plans > 10 "
             f"or statement in ('select {number}', 'select 20') order by 1"
@@ -633,10 +633,10 @@ async def test_close_finishes_what_was_accepted(way: Way) -> None:
         sql = "insert into marks select 'closing' from pg_sleep(0.05) returning mark"
         tasks = [asyncio.create_task(driver.fetch([], sql)) for _ in range(4)]
         sent = 2 if way.prepare else 1
-        await until(lambda: driver.stats == Stats(1, sent, 4 - sent))
+        await until(lambda: driver.stats == ConnectionStats(1, sent, 4 - sent))
         closing = asyncio.create_task(driver.close())
         await until(lambda: driver._closing)
-        with pytest.raises(Away):
+        with pytest.raises(ConnectionUnavailable):
             await driver.fetch([], "select 1")
         await closing
         assert await asyncio.gather(*tasks) == [[(b"closing",)]] * 4
@@ -653,7 +653,7 @@ async def test_close_cancels_what_runs_past_its_deadline(way: Way, server: Serve
         await until(lambda: driver.stats.in_flight == 1)
         began = time.monotonic()
         await driver.close(timeout=0.1)
-        with pytest.raises((Away, errors.QueryCanceled)):
+        with pytest.raises((ConnectionUnavailable, errors.QueryCanceled)):
             await running_on
         assert time.monotonic() - began < 5
     with psycopg.connect(server.url(), autocommit=True) as admin:
@@ -707,18 +707,24 @@ async def test_a_killed_backend_costs_one_retry_and_a_write_says_so(
             admin.execute(
                 "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'app'"
             )
-        with pytest.raises(Away) as caught:
+        with pytest.raises(ConnectionUnavailable) as caught:
             await write
         assert caught.value.maybe_done
         assert "administrator command" in str(caught.value)
         assert await asyncio.gather(*reads) == [[(b"%d" % n,)] for n in range(10)]
-        await until(lambda: reader.stats == Stats(2, 0, 0) and writer.stats == Stats(1, 0, 0), 1)
+        await until(
+            lambda: (
+                reader.stats == ConnectionStats(2, 0, 0)
+                and writer.stats == ConnectionStats(1, 0, 0)
+            ),
+            1,
+        )
 
 
 @direct
 async def test_a_read_that_ends_its_connection_is_sent_only_twice(way: Way) -> None:
     async with opened(way, read_only=True) as reader:
-        with pytest.raises(Away) as caught:
+        with pytest.raises(ConnectionUnavailable) as caught:
             await reader.fetch([], "select pg_terminate_backend(pg_backend_pid())")
         assert not caught.value.maybe_done
         assert await reader.fetch([], "select 1") == [(b"1",)]
@@ -756,7 +762,7 @@ async def test_answers_that_came_before_the_end_still_count(way: Way) -> None:
             "select pg_terminate_backend(pg_backend_pid())"
         ]
         answers = await asyncio.gather(*[outcome(driver, [], sql) for sql in sqls])
-        assert answers == [*[[(b"%d" % n,)] for n in range(20)], Away]
+        assert answers == [*[[(b"%d" % n,)] for n in range(20)], ConnectionUnavailable]
 
 
 @direct
@@ -827,7 +833,7 @@ async def test_requests_outlive_a_restart_of_the_server(way: Way, restarting: Re
     await writer.open()
     try:
         began = time.monotonic()
-        with pytest.raises(Away) as caught:
+        with pytest.raises(ConnectionUnavailable) as caught:
             await writer.fetch([], "select 1")
         assert not caught.value.maybe_done
         assert 0.2 < time.monotonic() - began < 2
@@ -854,7 +860,7 @@ async def test_requests_outlive_a_restart_of_the_server(way: Way, restarting: Re
             )
             await until(lambda: writer.stats.in_flight == 1)
             await place.stop(number)
-            assert await write is Away
+            assert await write is ConnectionUnavailable
             await until(lambda: not reader.connected)
             await place.start()
             up = time.monotonic()

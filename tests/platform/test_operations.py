@@ -5,8 +5,8 @@ import re
 
 import pytest
 
+from evidence.harness.processes import ROOT
 from evidence.resilience import __main__ as resilience
-from tests.platform.fix_service import ROOT
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 ROWS = [
@@ -30,7 +30,7 @@ def _texts(folders: tuple[str, ...]) -> str:
     return "\n".join(found)
 
 
-CODE = _texts(("handlers", "db"))
+CODE = _texts(("service", "handlers", "db"))
 QUOTED = sorted({text for row in ROWS for text in re.findall(r"`([^`]+)`", row[1])})
 
 
@@ -47,7 +47,7 @@ def test_a_line_of_the_log_is_in_the_code(line: str) -> None:
 def test_every_metric_alert_and_scenario_that_is_named_exists() -> None:
     exposition = (ROOT / "service/telemetry/exposition.py").read_text()
     metrics = set(re.findall(r"`(covenant_[a-z_]+)", PAGE)) - {"covenant_app", "covenant_backup"}
-    made = _texts(("handlers/runtime",)).split("\n")
+    made = _texts(("service",)).split("\n")
     names = {n for text in made for n in re.findall(r"covenant_[a-z_]+", text)}
     unknown = {m for m in metrics if m not in names and m.removesuffix("_total") not in names}
     assert not {m for m in unknown if m.removeprefix("covenant_database_") not in exposition}

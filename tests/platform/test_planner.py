@@ -15,15 +15,16 @@ from typing import Any
 import psycopg
 import pytest
 
-from db import ids, migrate, security_audit
+from db import ids, migrate, revisions
 from db.migrate import MigrationError
 from dev.planner import key_changes, planning, revision
 from evidence.certificate import catalogue
+from evidence.harness.processes import ROOT
 from openapi import contract
 from openapi.contract import Contract, ContractError
 from tests.platform.fix_planner import RESOURCES, bring_up, migrations
 from tests.platform.fix_postgres import Database, Postgres
-from tests.platform.fix_service import ROOT, until
+from tests.platform.fix_service import until
 from tests.platform.test_migrations import everything
 
 UUID = {"type": "string", "format": "uuid"}
@@ -97,9 +98,7 @@ class Stage:
 
     def down(self) -> None:
         copy = migrations(self.folder)
-        migrate.downgrade(
-            self.database.owner_url, f"{int(security_audit.newest(copy)) - 1:04d}", copy
-        )
+        migrate.downgrade(self.database.owner_url, f"{int(revisions.newest(copy)) - 1:04d}", copy)
 
     def rows(self, what: str = "title, count, state, due", by: str = "title") -> list[Any]:
         with psycopg.connect(self.database.superuser_url) as superuser:
@@ -165,12 +164,12 @@ def test_a_contract_becomes_tables_that_keep_every_rule(
     before = everything(database.superuser_url)
     revision = bring_up(database, checked, tmp_path)
     assert revision
-    assert revision.name.startswith(f"{int(security_audit.head()) + 1:04d}_")
+    assert revision.name.startswith(f"{int(revisions.head()) + 1:04d}_")
     with psycopg.connect(database.superuser_url) as superuser:
         assert catalogue.faults(superuser, catalogue.needed(checked)) == set()
     assert _examined(database) is None
     assert bring_up(database, checked, tmp_path) is None
-    migrate.downgrade(database.owner_url, security_audit.head(), migrations(tmp_path))
+    migrate.downgrade(database.owner_url, revisions.head(), migrations(tmp_path))
     assert everything(database.superuser_url) == before
     migrate.upgrade(database.owner_url, folder=migrations(tmp_path))
     assert planning.plan(checked, database.owner_url).changes == ()
@@ -542,7 +541,7 @@ def test_an_index_that_a_build_left_behind_goes_with_the_wish_for_it(stage: Stag
     with pytest.raises(MigrationError, match="could not create unique index"):
         stage.bring_up(words(notes(), unique=[["title"], ["state", "count"]]))
     copy = migrations(stage.folder)
-    (failed,) = copy.rglob(f"{security_audit.newest(copy)}_*.py")
+    (failed,) = copy.rglob(f"{revisions.newest(copy)}_*.py")
     failed.unlink()
     file = stage.bring_up(notes())
     assert file

@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from evidence.harness import stage
+from evidence.harness.pgbouncer import pooler
 from tests.platform.fix_postgres import Database
 from tests.platform.fix_service import Service, serving, tenant
 from tests.platform.fix_tools import tool
@@ -20,7 +20,7 @@ def url(database: Database) -> Iterator[str]:
     with tempfile.TemporaryDirectory() as run:
         folder = Path(run, "pooler")
         folder.mkdir()
-        with stage.pooler(folder, database.app_url) as made:
+        with pooler(folder, database.app_url) as made:
             yield made
 
 

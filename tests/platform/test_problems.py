@@ -9,7 +9,7 @@ import pytest
 from openapi import contract
 from service.http import problems
 from service.identity.keys import KeyRing
-from service.identity.tokens import Terms
+from service.identity.tokens import TokenTerms
 from tests.platform import corpus_tokens
 from tests.platform.fix_problems import examples
 from tests.platform.fix_raw import raw
@@ -19,7 +19,7 @@ SECRET = "canary-of-the-body"
 
 
 def lines(service: Service) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in service.lines().splitlines()]
+    return [json.loads(line) for line in service.log_text().splitlines()]
 
 
 def line_of(service: Service, request_id: str, event: str = "request") -> dict[str, Any]:
@@ -55,8 +55,8 @@ def test_an_unknown_error_is_a_500_with_the_request_id_and_nothing_else(planted:
     told = json.dumps(line_of(planted, request_id, "request failed"))
     assert "RuntimeError" in told
     assert "planted.py" in told
-    assert SECRET not in planted.lines()
-    assert token not in planted.lines()
+    assert SECRET not in planted.log_text()
+    assert token not in planted.log_text()
 
 
 def test_a_statement_that_postgresql_refuses_is_told_to_the_log_only(planted: Service) -> None:
@@ -166,7 +166,7 @@ def test_what_the_parser_refuses_is_in_the_log_too(service: Service) -> None:
 def test_no_token_no_body_and_no_key_is_ever_in_the_log(service: Service, acme: Tenant) -> None:
     keys = KeyRing(service.keys_dir)
     token = contract.load().token
-    terms = Terms(token["issuer"], token["audience"], token["lifetime"])
+    terms = TokenTerms(token["issuer"], token["audience"], token["lifetime"])
     cases = corpus_tokens.build(keys, terms, now=time.time(), org_id=acme.org)
     statuses = []
     with service.http() as client:
@@ -186,7 +186,7 @@ def test_no_token_no_body_and_no_key_is_ever_in_the_log(service: Service, acme: 
     ]
     assert wrong == []
 
-    log = service.lines()
+    log = service.log_text()
     assert all(isinstance(line, dict) for line in lines(service))
     assert SECRET not in log
     assert acme.token not in log
@@ -204,7 +204,7 @@ def test_the_corpus_is_answered_with_401_and_one_body_for_all_causes(
     """400 only for bytes that no header field may hold (RFC 9110, 5.5), 431 for the over-long."""
     keys = KeyRing(service.keys_dir)
     token = contract.load().token
-    terms = Terms(token["issuer"], token["audience"], token["lifetime"])
+    terms = TokenTerms(token["issuer"], token["audience"], token["lifetime"])
     bodies = set()
     with service.http() as client:
         for case in corpus_tokens.build(keys, terms, now=time.time(), org_id=acme.org):

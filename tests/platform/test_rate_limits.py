@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from service.limits.rate_counters import MOST_KEYS, Memory, Rate
+from service.limits.rate_counters import MAX_KEYS, MemoryCounters, Rate
 from tests.platform.fix_postgres import Database
 from tests.platform.fix_redis import PASSWORD, redis
 from tests.platform.fix_service import Service, serving, tenant, until
@@ -18,7 +18,7 @@ COMMAND = ("-m", "tests.platform.app_with_faults")
 
 
 def test_never_more_than_the_limit_in_any_window() -> None:
-    memory, rate, granted = Memory(), Rate(10, 60), []
+    memory, rate, granted = MemoryCounters(), Rate(10, 60), []
     for tick in range(4000):
         now = tick * 0.13
         if memory.take("a", rate, now).fits:
@@ -29,7 +29,7 @@ def test_never_more_than_the_limit_in_any_window() -> None:
 
 
 def test_what_is_left_and_when_there_is_more() -> None:
-    memory, rate = Memory(), Rate(3, 60)
+    memory, rate = MemoryCounters(), Rate(3, 60)
     assert [memory.take("a", rate, 0.5).left for _ in range(3)] == [2, 1, 0]
     refused = memory.take("a", rate, 30.5)
     assert (refused.fits, refused.left) == (False, 0)
@@ -39,8 +39,8 @@ def test_what_is_left_and_when_there_is_more() -> None:
 
 
 def test_the_counts_of_too_many_keys_are_forgotten_those_asked_longest_ago_first() -> None:
-    memory, rate = Memory(), Rate(1, 60)
-    for n in range(MOST_KEYS):
+    memory, rate = MemoryCounters(), Rate(1, 60)
+    for n in range(MAX_KEYS):
         memory.take(str(n), rate, 1.0)
         if n % 1000 == 0:
             memory.take("first", rate, 1.0)
@@ -133,15 +133,15 @@ def test_redis_that_is_killed_takes_nothing_down_and_is_back_at_once(
             refused = client.get("/planted/limited/closed")
         assert refused.json()["code"] == "unavailable"
         assert refused.headers["retry-after"] == "1"
-        until(lambda: '"reason":"uncounted"' in service.lines(), 5)
+        until(lambda: '"reason":"uncounted"' in service.log_text(), 5)
         assert _status(service, "/ready") == 200
-        assert service.lines().count("Redis is away") == 1
-        assert PASSWORD not in service.lines()
+        assert service.log_text().count("Redis is away") == 1
+        assert PASSWORD not in service.log_text()
         server.start()
         began = time.monotonic()
         until(lambda: _ask(service, "closed") == 200, 5)
         assert time.monotonic() - began < 5
-        assert service.lines().count("Redis is back") == 1
+        assert service.log_text().count("Redis is back") == 1
 
 
 def test_redis_that_answers_nothing_costs_a_moment_once(tmp_path: Path, database: Database) -> None:
@@ -155,7 +155,7 @@ def test_redis_that_answers_nothing_costs_a_moment_once(tmp_path: Path, database
             took.append(time.monotonic() - began)
         assert sum(took) < 2.5  # each its own moment of 0.2 s would be 4 s
         assert _ask(service, "closed") == 503
-        assert service.lines().count("Redis is away") == 1
+        assert service.log_text().count("Redis is away") == 1
         server.resume()
         until(lambda: _ask(service, "closed") == 200, 5)
 
@@ -168,8 +168,8 @@ def test_a_wrong_password_is_told_once_and_the_service_serves(
         with replicas(tmp_path, database, url, 1) as (service,):
             assert [_ask(service) for _ in range(21)] == [200] * 20 + [429]
             time.sleep(1.5)  # asked again meanwhile
-            assert service.lines().count("Redis is away") == 1
-            assert "another-one" not in service.lines()
+            assert service.log_text().count("Redis is away") == 1
+            assert "another-one" not in service.log_text()
 
 
 @pytest.mark.parametrize("kind", ["shared", "closed"])

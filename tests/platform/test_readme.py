@@ -11,12 +11,24 @@ from pathlib import Path
 
 import pytest
 
-from tests.platform.fix_service import ROOT, answers, free_port, until
+from evidence.harness.processes import ROOT, free_port
+from tests.platform.fix_service import answers, until
 from tests.platform.fix_tools import tool
 
 README = (ROOT / "README.md").read_text()
 OWN, API = "## A resource of your own", "## The API"
-OURS = ("openapi", "handlers", "db", "codegen", "charts", "argo", "requirements", "Makefile")
+OURS = (
+    "openapi",
+    "handlers",
+    "service",
+    "db",
+    "dev",
+    "codegen",
+    "charts",
+    "argo",
+    "requirements",
+    "Makefile",
+)
 # What is another each time.
 MASKS = (
     (r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "<id>"),
@@ -131,7 +143,11 @@ def test_a_resource_takes_no_line_of_python_but_the_revision(
     terminal: Terminal, written: tuple[str, str]
 ) -> None:
     def modules(folder: Path) -> dict[str, str]:
-        files = (f for name in ("openapi", "handlers", "db") for f in (folder / name).rglob("*.py"))
+        files = (
+            f
+            for name in ("openapi", "handlers", "service", "db")
+            for f in (folder / name).rglob("*.py")
+        )
         return {str(file.relative_to(folder)): file.read_text() for file in files}
 
     before, after = modules(ROOT), modules(terminal.folder)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from service.operations.column_values import merge
+from service.operations.column_values import merge_patch
 from tests.platform.fix_postgres import Postgres
 from tests.platform.fix_resources import Desk, Owner, desk, owner
 
@@ -143,7 +143,7 @@ def test_replacing_takes_back_what_is_not_sent(acme: Owner) -> None:
 )
 def test_a_merge_patch_is_applied_as_rfc_7396_says(target: Any, patch: Any, result: Any) -> None:
     before = json.dumps([target, patch])
-    assert merge(target, patch) == result
+    assert merge_patch(target, patch) == result
     assert json.dumps([target, patch]) == before
 
 

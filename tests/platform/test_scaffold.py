@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from dev import lint
 from dev.breaking.change import SAFE
-from dev.breaking.gate import judge, read
+from dev.breaking.gate import compare_revisions, read
 from dev.scaffold.__main__ import main, write
 from dev.scaffold.fields import GRAMMAR, ScaffoldError
-from dev.scaffold.request import Request
+from dev.scaffold.request import ResourceRequest
+from evidence.harness.processes import ROOT
 from openapi import contract
 from openapi.contract import Contract, ContractError
-from tests.platform.fix_service import ROOT
 
 TASKS = "title:string(1..200) done:boolean=false due:date-time? unique(title)"
 EVERY = """
@@ -37,7 +37,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def added(file: Path, name: str, fields: str, **more: str) -> Contract:
-    write(file, contract.DEFAULT_HANDLERS, Request(name, fields, **more))
+    write(file, contract.DEFAULT_HANDLERS, ResourceRequest(name, fields, **more))
     return contract.load(file)
 
 
@@ -61,7 +61,7 @@ def test_tasks_are_five_operations_on_a_table_and_every_gate_is_content(file: Pa
     ]
     assert table.unique == (("title",),)
     assert lint.lint(loaded) == []
-    judgement = judge(old, read(file.read_bytes(), "new"))
+    judgement = compare_revisions(old, read(file.read_bytes(), "new"))
     assert {change.kind for change, _ in judgement.changes} == {SAFE}
 
 
@@ -218,7 +218,7 @@ def test_what_is_refused_is_named_in_one_line_and_nothing_is_written(
 ) -> None:
     before = file.read_bytes()
     with pytest.raises(ScaffoldError) as refusal:
-        write(file, contract.DEFAULT_HANDLERS, Request(*asked))
+        write(file, contract.DEFAULT_HANDLERS, ResourceRequest(*asked))
     assert reason in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert file.read_bytes() == before
@@ -288,7 +288,7 @@ def test_whatever_the_grammar_lets_in_is_a_contract_without_a_fault(
 
 
 def test_the_command_takes_its_words_from_the_environment(tmp_path: Path) -> None:
-    for package in ("openapi", "handlers"):
+    for package in ("openapi", "handlers", "dev"):
         shutil.copytree(ROOT / package, tmp_path / package)
     command = [sys.executable, "-m", "openapi.scaffold"]
     asked = {"NAME": "tasks", "FIELDS": TASKS}

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dev.scaffold.__main__ import write
-from dev.scaffold.request import Request
+from dev.scaffold.request import ResourceRequest
 from openapi import contract
 from openapi.contract import Operation
 from tests.platform.fix_planner import database_of
@@ -27,7 +27,7 @@ def desk(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     file = Path(shutil.copy(contract.DEFAULT, folder / "openapi.yaml"))
     for name, fields in (("tasks", TASKS), ("things", EVERY), ("notes", NOTES)):
         verbs = "create list get replace update delete"
-        write(file, contract.DEFAULT_HANDLERS, Request(name, fields, verbs))
+        write(file, contract.DEFAULT_HANDLERS, ResourceRequest(name, fields, verbs))
     database, command = (
         database_of(postgres, file, folder),
         ("-m", "tests.platform.app_with_contract"),

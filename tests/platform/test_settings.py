@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from evidence.harness.processes import ROOT
 from service import settings
 from service.identity import keys
 from service.settings import SettingsError
-from tests.platform.fix_service import ROOT
 
 SECRET = "s3cr3t-canary"
 URL = f"postgresql://covenant_app:{SECRET}@127.0.0.1:1/covenant"
@@ -22,7 +22,7 @@ GOOD = {"DATABASE_URL": URL, "KEYS_DIR": "/keys"}
 def refusal(**environment: str) -> list[str]:
     """Return the lines with which an environment is refused."""
     with pytest.raises(SettingsError) as refused:
-        settings.read({**GOOD, **environment})
+        settings.load({**GOOD, **environment})
     assert SECRET not in str(refused.value)
     return str(refused.value).splitlines()
 
@@ -87,11 +87,11 @@ def test_a_setting_that_is_almost_spelt_right_is_refused(misspelt: str, meant: s
 
 def test_an_environment_holds_much_that_is_not_ours() -> None:
     for name in ("PATH", "HOSTNAME", "PORTAL", "LANGUAGE", "PGHOST", "TEST_DATABASE_URL", "host"):
-        assert settings.read({**GOOD, name: "x"}).port == 8080
+        assert settings.load({**GOOD, name: "x"}).port == 8080
 
 
 def test_a_setting_that_is_empty_is_not_given() -> None:
-    read = settings.read({**GOOD, "PORT": "", "CORS_ORIGINS": "", "GUEST_LIMIT": "", "HOST": ""})
+    read = settings.load({**GOOD, "PORT": "", "CORS_ORIGINS": "", "GUEST_LIMIT": "", "HOST": ""})
     assert (read.port, read.host, read.cors_origins, read.guest_limit) == (
         8080,
         "127.0.0.1",
@@ -102,7 +102,7 @@ def test_a_setting_that_is_empty_is_not_given() -> None:
 
 def test_everything_that_is_missing_or_wrong_is_said_at_once() -> None:
     with pytest.raises(SettingsError) as refused:
-        settings.read({"PORT": "x", "LOG_FORMAT": "xml", "KEY_DIR": "/keys"})
+        settings.load({"PORT": "x", "LOG_FORMAT": "xml", "KEY_DIR": "/keys"})
     assert [line.partition(":")[0] for line in str(refused.value).splitlines()] == [
         "DATABASE_URL",
         "KEYS_DIR",
@@ -115,7 +115,7 @@ def test_everything_that_is_missing_or_wrong_is_said_at_once() -> None:
 def test_the_url_of_the_database_may_be_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text(f"{URL}\n")
-    read = settings.read({"DATABASE_URL_FILE": str(file), "KEYS_DIR": "/keys"})
+    read = settings.load({"DATABASE_URL_FILE": str(file), "KEYS_DIR": "/keys"})
     assert (read.database_url, read.database_url_file) == (URL, file)
     assert SECRET not in repr(read)
 
@@ -137,7 +137,7 @@ def test_a_file_without_a_url_is_refused(
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(SettingsError) as refused:
-        settings.read({"DATABASE_URL_FILE": str(file), "KEYS_DIR": "/keys"})
+        settings.load({"DATABASE_URL_FILE": str(file), "KEYS_DIR": "/keys"})
     (line,) = str(refused.value).splitlines()
     assert line.startswith(f"DATABASE_URL_FILE: {reason}")
     assert SECRET not in line
@@ -146,11 +146,11 @@ def test_a_file_without_a_url_is_refused(
 def test_two_urls_of_the_database_are_refused(tmp_path: Path) -> None:
     (tmp_path / "url").write_text(URL)
     with pytest.raises(SettingsError, match="is given, and so is DATABASE_URL"):
-        settings.read({**GOOD, "DATABASE_URL_FILE": str(tmp_path / "url")})
+        settings.load({**GOOD, "DATABASE_URL_FILE": str(tmp_path / "url")})
 
 
 def test_settings_do_not_change_and_do_not_tell_their_secrets() -> None:
-    read = settings.read(GOOD)
+    read = settings.load(GOOD)
     assert SECRET not in repr(read)
     with pytest.raises(ValueError, match="frozen"):
         read.port = 1
@@ -185,7 +185,7 @@ def test_the_service_exits_with_every_reason_a_line_each() -> None:
 
 
 def test_the_serving_process_refuses_the_owners_password(tmp_path: Path) -> None:
-    keys.create(tmp_path, time.time())
+    keys.create_key(tmp_path, time.time())
     code, lines, _ = run(DATABASE_URL=URL, KEYS_DIR=str(tmp_path), MIGRATION_DATABASE_URL=URL)
     assert code == 1
     assert lines == ["MIGRATION_DATABASE_URL: the owner's password is not for the serving process"]
@@ -197,7 +197,7 @@ def test_there_is_no_default_key(tmp_path: Path) -> None:
 
 
 def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path) -> None:
-    keys.create(tmp_path, time.time())
+    keys.create_key(tmp_path, time.time())
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         code, lines, _ = run(DATABASE_URL=URL, KEYS_DIR=str(tmp_path), PORT=str(port))
@@ -207,7 +207,7 @@ def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["x" * 300, "192.0.2.1"])
 def test_a_host_that_is_not_here_is_told_in_one_line(tmp_path: Path, host: str) -> None:
-    keys.create(tmp_path, time.time())
+    keys.create_key(tmp_path, time.time())
     code, lines, _ = run(DATABASE_URL=URL, KEYS_DIR=str(tmp_path), HOST=host)
     assert code == 1
     assert len(lines) == 1

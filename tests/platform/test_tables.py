@@ -20,7 +20,7 @@ from dev.planner import column_types, platform_tables, regex_translation
 from openapi import contract, documents
 from openapi.contract import Contract, ContractError
 from openapi.rules import table_lists
-from openapi.tables import OWN_TABLES, VERBS, Column
+from openapi.tables import METHOD_BY_VERB, PLATFORM_TABLES, Column
 from tests.platform.fix_planner import RESOURCES, database_of
 from tests.platform.fix_postgres import Database, Postgres
 
@@ -59,7 +59,7 @@ def test_a_table_has_its_columns_keys_and_references(desk: Contract) -> None:
 
 
 def test_the_tables_of_the_service_are_nobody_elses() -> None:
-    assert {*OWN_TABLES} == {"alembic_version", *platform_tables.metadata().tables}
+    assert {*PLATFORM_TABLES} == {"alembic_version", *platform_tables.metadata().tables}
 
 
 def test_a_verb_of_a_table_needs_no_handler_and_any_other_does(
@@ -88,7 +88,7 @@ def test_a_verb_of_a_table_needs_no_handler_and_any_other_does(
     (fault,) = refusal.value.faults
     assert fault.reason == (
         "handlers/tickets.py has no function `destroy`; the verbs of a table are "
-        + ", ".join(VERBS)
+        + ", ".join(METHOD_BY_VERB)
     )
     (handlers / "tickets.py").write_text("def archive(:\n")
     with pytest.raises(ContractError, match=r"handlers/tickets.py is no Python"):
@@ -124,7 +124,7 @@ def test_what_a_handler_of_ones_own_takes_and_answers_is_its_own(
 def test_the_longest_cursor_has_room_for_the_longest_value(
     schema: dict[str, Any], value: str
 ) -> None:
-    made = len(pagination.sorted_cursor("-x", value, ids.new()))
+    made = len(pagination.encode_sorted_cursor("-x", value, ids.new()))
     assert made <= table_lists.longest_cursor("-x", schema)
     if "format" not in schema and schema["type"] == "string":
         assert made == table_lists.longest_cursor("-x", schema)
@@ -138,13 +138,13 @@ def test_a_table_of_any_shape_is_refused_or_loaded(name: str, wrong: Any, tmp_pa
     for place in _places(document):
         if "A" in place or "paths" in place:
             changed = deepcopy(document)
-            documents.at(changed, place[:-1])[place[-1]] = wrong
+            documents.node_at(changed, place[:-1])[place[-1]] = wrong
             scratch.write_text(json.dumps(changed))
             with pytest.raises(ContractError):
                 contract.load(scratch, None)
 
 
-def _places(node: Any, place: documents.Place = ()) -> list[documents.Place]:
+def _places(node: Any, place: documents.NodePath = ()) -> list[documents.NodePath]:
     keys = node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
     below = [found for key in keys for found in _places(node[key], (*place, key))]
     return [place, *below] if place else below

@@ -9,12 +9,12 @@ from pathlib import Path
 import jwt
 import pytest
 
-from service.identity.keys import KeyRing, KeysError, create
-from service.identity.tokens import InvalidToken, Terms, Verifier, bearer, issue, verify
+from service.identity.keys import KeyRing, KeysError, create_key
+from service.identity.tokens import InvalidToken, TokenTerms, TokenVerifier, bearer, issue, verify
 from tests.platform.corpus_tokens import ORG_ID, Case, build, encode
 
 NOW = 1_795_420_800.0  # 2026-11-23 08:00:00 UTC
-TERMS = Terms("https://covenant.example", "covenant", 3600)
+TERMS = TokenTerms("https://covenant.example", "covenant", 3600)
 REASONS = {
     "control": set[str](),
     "alg": {"algorithm", "signature", "malformed"},
@@ -63,7 +63,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def keys(tmp_path: Path, clock: Clock) -> WatchedRing:
-    create(tmp_path, NOW - 60)
+    create_key(tmp_path, NOW - 60)
     return WatchedRing(tmp_path, clock)
 
 
@@ -152,7 +152,7 @@ def test_no_token_is_issued_for_a_malformed_org(keys: KeyRing, org_id: str) -> N
 def test_the_corpus_is_answered_as_wanted(
     keys: KeyRing, corpus: list[Case], clock: Clock, group: str
 ) -> None:
-    verifier = Verifier(keys, TERMS, clock)
+    verifier = TokenVerifier(keys, TERMS, clock)
     cases = [case for case in corpus if case.group == group]
     for clock.now in (NOW, NOW + 60):
         answers = {c.name: answer(lambda header: verifier(bearer(header)), c.header) for c in cases}
@@ -208,7 +208,7 @@ def test_no_token_with_one_byte_changed_is_accepted(keys: KeyRing) -> None:
         byte = chance.choice(alphabet) if chance.random() < 0.7 else chr(chance.randrange(256))
         if byte != token[place]:
             mutants.add(token[:place] + byte + token[place + 1 :])
-    verifier = Verifier(keys, TERMS, Clock())
+    verifier = TokenVerifier(keys, TERMS, Clock())
     assert verifier(token)
     accepted = [m for m in sorted(mutants) if answer(verifier, m) == "accepted"]
     assert not accepted
@@ -216,7 +216,7 @@ def test_no_token_with_one_byte_changed_is_accepted(keys: KeyRing) -> None:
 
 def test_whatever_text_arrives_the_answer_is_invalid_token(keys: KeyRing) -> None:
     chance, good = random.Random(8725), sign(keys)
-    verifier = Verifier(keys, TERMS, Clock())
+    verifier = TokenVerifier(keys, TERMS, Clock())
     texts = [
         "",
         "\ud800",
@@ -250,7 +250,7 @@ def test_the_scheme_is_read_in_any_case() -> None:
 
 
 def test_a_token_ends_to_the_second_also_when_it_is_known(keys: KeyRing, clock: Clock) -> None:
-    known = Verifier(keys, TERMS, clock)
+    known = TokenVerifier(keys, TERMS, clock)
     token, exp = issue(keys, TERMS, subject="a", org_id=ORG_ID, now=NOW, ttl=60)
     assert known(token)
     for now, wanted in (
@@ -262,7 +262,7 @@ def test_a_token_ends_to_the_second_also_when_it_is_known(keys: KeyRing, clock: 
     ):
         clock.now = now
         assert answer(known, token) == wanted
-        assert answer(Verifier(keys, TERMS, clock), token) == wanted
+        assert answer(TokenVerifier(keys, TERMS, clock), token) == wanted
         assert answer(verify, token, keys, TERMS, now) == wanted
 
 
@@ -274,7 +274,7 @@ def test_a_token_from_a_clock_five_seconds_ahead_is_accepted(keys: KeyRing) -> N
 
 def test_a_token_that_lives_longer_than_the_contract_says_is_refused(keys: KeyRing) -> None:
     token = sign(keys)
-    shorter = Terms(TERMS.issuer, TERMS.audience, TERMS.lifetime - 1)
+    shorter = TokenTerms(TERMS.issuer, TERMS.audience, TERMS.lifetime - 1)
     assert answer(verify, token, keys, TERMS, NOW) == "accepted"
     assert answer(verify, token, keys, shorter, NOW) == "lifetime"
 
@@ -286,7 +286,7 @@ def test_a_well_signed_token_of_more_than_eight_kibibytes_is_refused(
     for token in tokens:
         wanted = "accepted" if len(token) <= 8192 else "oversize"
         assert answer(verify, token, keys, TERMS, NOW) == wanted
-        assert answer(Verifier(keys, TERMS, clock), token) == wanted
+        assert answer(TokenVerifier(keys, TERMS, clock), token) == wanted
     assert len(tokens[0]) <= 8192 < len(tokens[-1])
 
 
@@ -300,8 +300,8 @@ def test_a_time_is_an_integer_below_two_to_the_53rd(keys: KeyRing, claim: str) -
 
 def test_a_token_for_another_service_is_refused(keys: KeyRing) -> None:
     token = sign(keys)
-    assert answer(verify, token, keys, Terms("x", "covenant", 3600), NOW) == "issuer"
-    assert answer(verify, token, keys, Terms(TERMS.issuer, "x", 3600), NOW) == "audience"
+    assert answer(verify, token, keys, TokenTerms("x", "covenant", 3600), NOW) == "issuer"
+    assert answer(verify, token, keys, TokenTerms(TERMS.issuer, "x", 3600), NOW) == "audience"
 
 
 def test_claims_that_are_not_ours_are_not_handed_on(keys: KeyRing, corpus: list[Case]) -> None:
@@ -314,11 +314,11 @@ def test_claims_that_are_not_ours_are_not_handed_on(keys: KeyRing, corpus: list[
 def test_tokens_stay_good_through_three_rotations(
     keys: KeyRing, clock: Clock, tmp_path: Path
 ) -> None:
-    verifier = Verifier(keys, TERMS, clock)
+    verifier = TokenVerifier(keys, TERMS, clock)
     tokens = {keys.signing()[0]: sign(keys)}
     for _ in range(3):
         clock.now += 600
-        kid = create(tmp_path, clock.now)
+        kid = create_key(tmp_path, clock.now)
         assert keys.reload() is True
         tokens[kid] = sign(keys, clock.now)
         assert [answer(verifier, t) for t in tokens.values()] == ["accepted"] * len(tokens)
@@ -335,7 +335,7 @@ def test_a_key_of_the_future_verifies_before_it_signs(
     keys: KeyRing, clock: Clock, tmp_path: Path
 ) -> None:
     present = keys.signing()[0]
-    future = create(tmp_path, NOW + 30)
+    future = create_key(tmp_path, NOW + 30)
     keys.reload()
     ahead = sign(KeyRing(tmp_path, Clock(NOW + 30)))  # another replica, whose clock is ahead
     assert f'"kid":"{future}"' in urlsafe_b64decode(ahead.split(".")[0] + "==").decode()
@@ -348,7 +348,7 @@ def test_a_key_of_the_future_verifies_before_it_signs(
 def test_a_replaced_key_refuses_the_tokens_of_the_old_one_also_when_cached(
     keys: KeyRing, clock: Clock, tmp_path: Path
 ) -> None:
-    verifier, token = Verifier(keys, TERMS, clock), sign(keys)
+    verifier, token = TokenVerifier(keys, TERMS, clock), sign(keys)
     assert verifier(token)
     (tmp_path / keys.signing()[0]).write_text(secrets.token_hex(32))
     assert keys.reload() is True
@@ -356,7 +356,7 @@ def test_a_replaced_key_refuses_the_tokens_of_the_old_one_also_when_cached(
 
 
 def test_a_broken_reload_leaves_tokens_good(keys: KeyRing, clock: Clock, tmp_path: Path) -> None:
-    verifier, token = Verifier(keys, TERMS, clock), sign(keys)
+    verifier, token = TokenVerifier(keys, TERMS, clock), sign(keys)
     (tmp_path / keys.signing()[0]).unlink()
     with pytest.raises(KeysError):
         keys.reload()
@@ -365,7 +365,7 @@ def test_a_broken_reload_leaves_tokens_good(keys: KeyRing, clock: Clock, tmp_pat
 
 
 def test_a_known_token_is_not_verified_again(keys: WatchedRing, clock: Clock) -> None:
-    verifier, token = Verifier(keys, TERMS, clock), sign(keys)
+    verifier, token = TokenVerifier(keys, TERMS, clock), sign(keys)
     first = verifier(token)
     assert keys.lookups == 1
     first["org_id"] = "another"
@@ -374,7 +374,7 @@ def test_a_known_token_is_not_verified_again(keys: WatchedRing, clock: Clock) ->
 
 
 def test_a_wrong_token_is_never_remembered(keys: WatchedRing, clock: Clock) -> None:
-    verifier = Verifier(keys, TERMS, clock, size=2)
+    verifier = TokenVerifier(keys, TERMS, clock, size=2)
     good = sign(keys)
     verifier(good)
     for number in range(10):
@@ -387,7 +387,7 @@ def test_a_wrong_token_is_never_remembered(keys: WatchedRing, clock: Clock) -> N
 
 
 def test_only_so_many_tokens_are_remembered(keys: WatchedRing, clock: Clock) -> None:
-    verifier = Verifier(keys, TERMS, clock, size=3)
+    verifier = TokenVerifier(keys, TERMS, clock, size=3)
     tokens = [sign(keys, subject=f"guest-{number:04}") for number in range(4)]
     for number, token in enumerate(tokens):
         assert verifier(token)["sub"] == f"guest-{number:04}"
@@ -402,11 +402,11 @@ def test_only_so_many_tokens_are_remembered(keys: WatchedRing, clock: Clock) -> 
 def test_a_token_verified_while_its_key_goes_is_not_remembered(
     keys: WatchedRing, clock: Clock, tmp_path: Path
 ) -> None:
-    verifier, old = Verifier(keys, TERMS, clock), keys.signing()[0]
+    verifier, old = TokenVerifier(keys, TERMS, clock), keys.signing()[0]
     token = sign(keys)
 
     def another_thread() -> None:
-        create(tmp_path, NOW - 1)
+        create_key(tmp_path, NOW - 1)
         (tmp_path / old).unlink()
         keys.reload()
         verifier(sign(keys, subject="guest-0002"))

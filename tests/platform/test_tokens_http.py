@@ -15,7 +15,7 @@ import pytest
 from openapi import contract
 from service.identity import keys, tokens
 from service.identity.keys import KeyRing
-from service.identity.tokens import Terms
+from service.identity.tokens import TokenTerms
 from tests.platform import corpus_tokens
 from tests.platform.corpus_tokens import Case
 from tests.platform.fix_postgres import Database
@@ -38,9 +38,9 @@ GROUPS = (
 )
 
 
-def terms() -> Terms:
+def terms() -> TokenTerms:
     declared = contract.load().token
-    return Terms(declared["issuer"], declared["audience"], declared["lifetime"])
+    return TokenTerms(declared["issuer"], declared["audience"], declared["lifetime"])
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def test_no_token_and_two_tokens_are_refused(away: Service, cases: list[Case]) -
 
 
 def test_no_token_is_ever_logged(away: Service, cases: list[Case]) -> None:
-    log = away.lines()
+    log = away.log_text()
     key = next(p for p in away.keys_dir.iterdir()).read_text()
     assert key not in log
     assert '"request"' in log
@@ -222,7 +222,7 @@ def test_an_exchanged_token_does_not_outlive_the_first(clocked: Clocked) -> None
 def test_a_token_that_lives_longer_than_the_contract_says_is_refused(clocked: Clocked) -> None:
     clocked.set(0)
     ring, stretched = KeyRing(clocked.service.keys_dir), terms()
-    stretched = Terms(stretched.issuer, stretched.audience, stretched.lifetime + 1)
+    stretched = TokenTerms(stretched.issuer, stretched.audience, stretched.lifetime + 1)
     now, org = time.time(), corpus_tokens.ORG_ID
     long, _ = tokens.issue(ring, stretched, subject="guest-0001", org_id=org, now=now)
     good, _ = tokens.issue(ring, terms(), subject="guest-0001", org_id=org, now=now)
@@ -249,7 +249,7 @@ def test_keys_rotate_while_the_service_runs(clocked: Clocked) -> None:
         assert kid(old) == old_kid
         assert _status(http, old) == 200
 
-        new_kid = keys.create(directory, time.time())
+        new_kid = keys.create_key(directory, time.time())
         new = until(lambda: (token := guest()) and kid(token) == new_kid and token, 5)
         assert _status(http, new) == _status(http, old) == 200
 
@@ -257,10 +257,10 @@ def test_keys_rotate_while_the_service_runs(clocked: Clocked) -> None:
         until(lambda: _status(http, old) == 401, 5)
         assert _status(http, new) == 200
 
-        future = keys.create(directory, time.time() + 1000)
+        future = keys.create_key(directory, time.time() + 1000)
         broken = directory / "20260101T000000Z"
         broken.write_text("short")
-        until(lambda: "too short" in clocked.service.lines(), 5)
+        until(lambda: "too short" in clocked.service.log_text(), 5)
         assert _status(http, guest()) == 200
         broken.unlink()
         clocked.set(1001)

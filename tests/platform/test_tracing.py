@@ -17,10 +17,11 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
+from evidence.harness.processes import ROOT, free_port
 from service import settings
 from service.identity import keys
 from tests.platform.fix_postgres import Database
-from tests.platform.fix_service import ROOT, Service, free_port, serving, tenant, until
+from tests.platform.fix_service import Service, serving, tenant, until
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SOON = {"OTEL_BSP_SCHEDULE_DELAY": "100"}
@@ -99,7 +100,7 @@ def logged(service: Service, **fields: Any) -> dict[str, Any]:
     """Return the first line of the log with these fields."""
 
     def found() -> dict[str, Any] | None:
-        lines = [json.loads(line) for line in service.lines().splitlines() if line[:1] == "{"]
+        lines = [json.loads(line) for line in service.log_text().splitlines() if line[:1] == "{"]
         return next((x for x in lines if fields.items() <= x.items()), None)
 
     line: dict[str, Any] = until(found)
@@ -198,17 +199,17 @@ def test_a_collector_that_is_away_costs_two_lines_and_no_time(
 
         def said(text: str) -> bool:
             assert client.get("/health").elapsed.total_seconds() < 1
-            return text in own.lines()
+            return text in own.log_text()
 
         until(lambda: said("traces cannot be sent"))
         with collecting(port) as collector:
             until(lambda: said("traces are sent again"))
             until(lambda: said("again") and len(collector.requests) > 3)
         begun = time.monotonic()
-        assert own.stop() == 0
+        assert own.terminate() == 0
         assert time.monotonic() - begun < 5
-        assert own.lines().count("traces are sent again") == 1
-        assert "Traceback" not in own.lines()
+        assert own.log_text().count("traces are sent again") == 1
+        assert "Traceback" not in own.log_text()
 
 
 def test_a_collector_that_says_nothing_holds_up_no_exit(tmp_path: Path, database: Database) -> None:
@@ -221,7 +222,7 @@ def test_a_collector_that_says_nothing_holds_up_no_exit(tmp_path: Path, database
                 assert client.get("/health").status_code == 200
             with silent.accept()[0]:
                 begun = time.monotonic()
-                assert own.stop() == 0
+                assert own.terminate() == 0
                 assert time.monotonic() - begun < 5
 
 
@@ -231,12 +232,12 @@ def test_the_last_spans_leave_before_the_service_does(tmp_path: Path, database: 
         with serving(tmp_path, database.app_url, **endpoint) as own:
             with own.http() as client:
                 client.get("/")
-            assert own.stop() == 0
+            assert own.terminate() == 0
         assert collector.named("system.index")
 
 
 def test_nothing_of_it_is_loaded_when_it_is_off(tmp_path: Path) -> None:
-    keys.create(tmp_path / "keys", time.time())
+    keys.create_key(tmp_path / "keys", time.time())
     program = (
         "import sys; from service import serve; serve.check();"
         "print([m for m in sys.modules if m.startswith(('opentelemetry', 'google'))])"
@@ -259,4 +260,4 @@ def test_nothing_of_it_is_loaded_when_it_is_off(tmp_path: Path) -> None:
 def test_the_other_settings_of_opentelemetry_are_its_own() -> None:
     given = {"DATABASE_URL": "postgresql://a@b/c", "KEYS_DIR": "/keys"}
     for name in ("TRACES_ENDPOINT", "METRICS_ENDPOINT", "HEADERS", "TIMEOUT", "PROTOCOL"):
-        assert settings.read({**given, f"OTEL_EXPORTER_OTLP_{name}": "x"}).port == 8080
+        assert settings.load({**given, f"OTEL_EXPORTER_OTLP_{name}": "x"}).port == 8080

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from db.tenancy import Door
+from db.tenancy import Session
 
 
 async def fail(token_info: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
@@ -13,17 +13,17 @@ async def fail(token_info: dict[str, Any], body: dict[str, Any]) -> dict[str, An
     raise RuntimeError(f"{len(secret)} characters\n{secret}")
 
 
-async def statement(nobody: Door) -> dict[str, Any]:
+async def statement(nobody: Session) -> dict[str, Any]:
     await nobody.fetch("select no_such_column from pg_class")
     return {}
 
 
-async def slow(nobody: Door) -> dict[str, str]:
+async def slow(nobody: Session) -> dict[str, str]:
     await nobody.fetch("select pg_sleep(20)")
     return {"seen": "slept"}
 
 
-async def slow_transaction(nobody: Door) -> dict[str, str]:
+async def slow_transaction(nobody: Session) -> dict[str, str]:
     async with nobody.transaction() as tx:
         await tx.fetch("select pg_sleep(20)")
     return {"seen": "slept"}
