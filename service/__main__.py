@@ -6,9 +6,9 @@ import sys
 from service.exits import exit_with
 
 COMMANDS = {
-    "serve": "service.serve",
-    "check": "service.serve",
-    "migrate": "service.migrate",
+    "serve": ("service.serve", "serve"),
+    "check": ("service.serve", "assemble"),
+    "migrate": ("service.migrate", "migrate"),
 }
 
 if __name__ == "__main__":
@@ -17,7 +17,8 @@ if __name__ == "__main__":
         exit_with(f"usage: python -m service {' | '.join(COMMANDS)}", 2)
     try:
         if command in ("serve", "check"):
-            importlib.import_module("service.startup").accepted()
-        getattr(importlib.import_module(COMMANDS[command]), command)()
+            importlib.import_module("service.startup").load_and_validate()
+        module, function = COMMANDS[command]
+        getattr(importlib.import_module(module), function)()
     except KeyboardInterrupt:
         exit_with("interrupted", 130)

@@ -5,7 +5,7 @@ import sys
 
 from service.exits import exit_with
 
-COMMANDS = {"run": ("dev.local.stack", "local"), "watch": ("dev.local.reloader", "dev")}
+COMMANDS = {"run": ("dev.local.stack", "run_service"), "watch": ("dev.local.reloader", "watch")}
 
 if __name__ == "__main__":
     command = sys.argv[1] if len(sys.argv) == 2 else ""

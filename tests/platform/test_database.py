@@ -14,7 +14,7 @@ import httpx
 import psycopg
 import pytest
 
-from db import migrate, revisions, security_audit
+from db import migrate, revisions, security_audit, server_versions
 from db.connections import dsn
 from db.connections.database import Database as Connections
 from db.errors import (
@@ -262,7 +262,7 @@ def test_what_opens_nothing_is_served(copy: Database, plant: str) -> None:
 def test_a_server_that_is_too_old_is_refused(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(security_audit, "MINIMUM", 990_000)
+    monkeypatch.setattr(server_versions, "MINIMUM", 990_000)
     assert "is too old: 15 or newer is needed" in refusal_of(database.app_url)
 
 

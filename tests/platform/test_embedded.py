@@ -28,7 +28,7 @@ CHILD = """
 import signal
 import sys
 from pathlib import Path
-from db import embedded
+from dev.local import embedded
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script runs with &
 directory, embedded._ENDS_BY = Path(sys.argv[1]), sys.argv[2]
@@ -421,7 +421,7 @@ def test_data_of_another_major_version_is_refused(tmp_path, version):
 
 
 def test_a_platform_without_binaries_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedded, "MAJOR", 99)
+    monkeypatch.setattr(embedded, "MAJOR_VERSION", 99)
     assert f"no PostgreSQL 99 for {sys.platform}" in refusal(tmp_path)
 
 

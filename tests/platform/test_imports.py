@@ -162,7 +162,7 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
 def test_the_serving_process_loads_no_tool_for_migrations_or_tests(tmp_path: Path) -> None:
     keys.create_key(tmp_path / "keys", time.time())
     program = (
-        "import json, sys; from service import serve; serve.check();"
+        "import json, sys; from service import serve; serve.assemble();"
         "print(json.dumps(sorted(sys.modules)))"
     )
     done = subprocess.run(

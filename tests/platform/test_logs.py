@@ -71,8 +71,8 @@ def test_a_log_that_nobody_reads_any_more_stops_nothing() -> None:
 
 def test_text_has_colours_on_a_terminal_only() -> None:
     code = (
-        "import structlog; from service import telemetry; "
-        "telemetry.configure('text'); structlog.get_logger().info('ready', port=8080)"
+        "import structlog; from service.telemetry import logs; "
+        "logs.configure('text'); structlog.get_logger().info('ready', port=8080)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True

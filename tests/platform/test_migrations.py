@@ -171,7 +171,7 @@ def test_a_migration_waits_for_another_without_a_snapshot(
 ) -> None:
     """A session that waited inside a statement would deadlock with a concurrent index build."""
     database = postgres.database(migrated=False)
-    monkeypatch.setattr(migrate, "PATIENCE", 0.3)
+    monkeypatch.setattr(migrate, "CONNECT_PATIENCE", 0.3)
     with psycopg.connect(database.owner_url, autocommit=True) as other:
         other.execute("select pg_advisory_lock(%s)", (migrate.LOCK,))
         with pytest.raises(MigrationError, match="another migration is running"):
@@ -185,8 +185,8 @@ def test_a_migration_gives_up_behind_a_lock_says_so_and_holds_nobody_up(
 ) -> None:
     database = postgres.database(migrated=False)
     migrate.upgrade(database.owner_url, "0003")
-    monkeypatch.setattr(migrate, "ATTEMPTS", 2)
-    monkeypatch.setattr(migrate, "PAUSE", 0.1)
+    monkeypatch.setattr(migrate, "MAX_ATTEMPTS", 2)
+    monkeypatch.setattr(migrate, "RETRY_SECONDS", 0.1)
     with psycopg.connect(database.superuser_url) as reader:
         reader.execute("select from memberships")
         began = time.monotonic()
@@ -233,7 +233,7 @@ def test_what_cannot_be_migrated_is_one_line(postgres: Postgres) -> None:
 def test_a_server_that_is_too_old_is_refused(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(security_audit, "MINIMUM", 990_000)
+    monkeypatch.setattr(server_versions, "MINIMUM", 990_000)
     with pytest.raises(MigrationError, match=r"PostgreSQL \d+ is too old"):
         migrate.upgrade(database.owner_url)
 

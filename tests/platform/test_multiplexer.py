@@ -411,7 +411,7 @@ async def test_reads_behind_a_slow_one_are_answered_by_another_connection(way: W
 async def test_quick_reads_of_one_turn_share_a_connection_and_slow_ones_do_not(
     way: Way, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(multiplexer, "TOGETHER", 0.05)  # this machine may be busy
+    monkeypatch.setattr(multiplexer, "BATCH_SECONDS", 0.05)  # this machine may be busy
     async with opened(way, connections=4, read_only=True) as reader:
         await asyncio.gather(*[reader.fetch([], PID) for _ in range(50)])
         together = await asyncio.gather(*[reader.fetch([], PID) for _ in range(4)])

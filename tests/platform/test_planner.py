@@ -178,10 +178,10 @@ def test_a_contract_becomes_tables_that_keep_every_rule(
 def _examined(database: Database) -> str | None:
     """Return what the service, in an event loop of its own, has against the database."""
     program = (
-        "import asyncio, os, psycopg; from db import schema\n"
+        "import asyncio, os, psycopg; from db import security_audit\n"
         "async def main():\n"
         "    connection = await psycopg.AsyncConnection.connect(os.environ['URL'])\n"
-        "    async with connection: print((await schema.examine(connection)).refusal or '')\n"
+        "    async with connection: print((await security_audit.audit(connection)).refusal or '')\n"
         "asyncio.run(main())"
     )
     done = subprocess.run(
@@ -640,7 +640,7 @@ def test_a_revision_begins_again_after_a_lock_was_not_to_be_had(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new column is there when the reference to books waits for a writer of books."""
-    monkeypatch.setattr(migrate, "PAUSE", 0.05)
+    monkeypatch.setattr(migrate, "RETRY_SECONDS", 0.05)
     attempts, change = [], migrate._config
 
     def counted(*arguments: Any) -> Any:
@@ -664,7 +664,7 @@ def test_an_index_is_built_however_long_others_write(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An open transaction makes the build wait for longer than a statement may wait for a lock."""
-    monkeypatch.setattr(migrate, "ATTEMPTS", 1)
+    monkeypatch.setattr(migrate, "MAX_ATTEMPTS", 1)
     waiting = f"""select from pg_stat_activity where datname = current_database()
         and query like '%create index concurrently%' and pid <> pg_backend_pid()
         and now() - query_start > interval '{migrate.LOCK_TIMEOUT_MS + 200} ms'"""

@@ -239,7 +239,7 @@ def test_the_last_spans_leave_before_the_service_does(tmp_path: Path, database: 
 def test_nothing_of_it_is_loaded_when_it_is_off(tmp_path: Path) -> None:
     keys.create_key(tmp_path / "keys", time.time())
     program = (
-        "import sys; from service import serve; serve.check();"
+        "import sys; from service import serve; serve.assemble();"
         "print([m for m in sys.modules if m.startswith(('opentelemetry', 'google'))])"
     )
     done = subprocess.run(
