@@ -17,7 +17,7 @@ CONTRACT = sha256:$(shell sha256sum openapi/openapi.yaml | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
 .PHONY: help run dev migrate migration resource client client-ts generate diff manifests image test \
-  lint stale check certify certify-mutants breaking fuzz resilience scan audit image-test bench format golden \
+  lint stale check certify certify-mutants breaking fuzz resilience scan audit image-test bench docs format golden \
   requirements clean
 
 help: ## List the commands
@@ -111,6 +111,10 @@ image-test: $(VENV)/test.stamp ## Test the image read-only, with any uid, no cap
 bench: $(VENV)/test.stamp ## Benchmark the service and its peers (needs wrk)
 	$(BIN)/python -m evidence.benchmark $(ARGS)
 
+docs: $(VENV)/docs/stamp ## Build the documentation site: build/docs
+	@$(VENV)/docs/bin/sphinx-build -W --keep-going -n -q -b html docs build/docs
+	@echo "build/docs/index.html"
+
 ##@ Maintain
 format: $(VENV)/test.stamp ## Format the code
 	$(BIN)/ruff format .
@@ -121,7 +125,7 @@ golden: $(VENV)/test.stamp ## Rewrite tests/platform/golden after an intended te
 
 requirements: $(VENV)/test.stamp ## Pin the requirements again, with hashes
 	$(BIN)/python -m pip install --quiet uv
-	for name in service local tools client test checkov audit; do \
+	for name in service local tools client test checkov audit docs; do \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	    --override requirements/overrides.txt --no-emit-index-url --no-header requirements/$$name.in -o requirements/$$name.txt || exit 1; \
 	done
