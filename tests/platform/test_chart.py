@@ -1,4 +1,4 @@
-"""The chart that the contract makes: what Kubernetes, Pod Security and the network say to it."""
+"""The generated chart: validity, values, pod security, order, routes and network policies."""
 
 import json
 import re
@@ -13,7 +13,8 @@ import yaml
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from codegen.render import literal, merged
+from codegen.overrides import merged
+from codegen.render import literal
 from openapi import contract
 from openapi.contract import ContractError
 from service.settings import OTHER_SETTINGS, Settings
@@ -30,17 +31,17 @@ from tests.platform.fix_chart import (
     invalid,
     kinds,
     named,
-    planted,
     pod_specs,
     rendered,
     shipped,
     unrestricted,
+    write_files,
 )
 
 PEER = [{"ipBlock": {"cidr": "10.1.2.0/24"}}]
 GATEWAY = {"kind": "gateway", "host": "h.example", "edge": {"name": "g", "namespace": "edge"}}
-# Every optional switch: what turns it on, and a kind or name that is there only then.
-SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
+# Optional features: values that enable and disable them, and text present only when enabled.
+FEATURES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "scaling": ({"scaling": {"enabled": True}}, {"scaling": {"enabled": False}}, "averageUtil"),
     "replicas": ({"replicas": 2}, {"replicas": 1}, "PodDisruptionBudget"),
     "ingress": ({"exposure": {**GATEWAY, "kind": "ingress"}}, {}, "kind: Ingress"),
@@ -116,14 +117,14 @@ SWITCHES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 BASE: dict[str, Any] = {"postgres": {"to": PEER}}
 
 
-def with_switch(values: dict[str, Any]) -> list[Manifest]:
+def rendered_with(values: dict[str, Any]) -> list[Manifest]:
     return rendered(merged(BASE, values))
 
 
-# Valid everywhere
+# Validity
 
 
-def test_helm_lint_has_nothing_to_say() -> None:
+def test_helm_lint_reports_nothing() -> None:
     report = helm.lint(str(SHIPPED), strict=True)
     messages = [m for m in report["messages"] if m["error"] != "icon is recommended"]
     assert (messages, report["errors"]) == ([], [])
@@ -132,36 +133,35 @@ def test_helm_lint_has_nothing_to_say() -> None:
 @pytest.mark.parametrize("kubernetes", KUBERNETES)
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_every_manifest_is_valid(environment: str, kubernetes: str) -> None:
-    assert [fault for m in shipped(environment) for fault in invalid(m, kubernetes)] == []
+    assert [error for m in shipped(environment) for error in invalid(m, kubernetes)] == []
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
-def test_every_switch_can_be_on_and_off(switch: str) -> None:
-    on, off, mark = SWITCHES[switch]
-    for values, there in ((on, True), (off, False)):
-        manifests = with_switch(values)
-        assert [f for m in manifests for v in ("1.31", "1.37") for f in invalid(m, v)] == []
-        assert [f for _, pod in pod_specs(manifests) for f in unrestricted(pod)] == []
-        assert (mark in yaml.safe_dump_all(manifests)) is there
+@pytest.mark.parametrize("feature", FEATURES)
+def test_every_feature_can_be_enabled_and_disabled(feature: str) -> None:
+    enabled, disabled, text = FEATURES[feature]
+    for values, is_present in ((enabled, True), (disabled, False)):
+        manifests = rendered_with(values)
+        assert [e for m in manifests for v in ("1.31", "1.37") for e in invalid(m, v)] == []
+        assert [e for _, pod in pod_specs(manifests) for e in unrestricted(pod)] == []
+        assert (text in yaml.safe_dump_all(manifests)) is is_present
 
 
-def test_kubernetes_validate_itself_agrees() -> None:
+def test_kubernetes_validate_accepts_every_manifest() -> None:
     for manifest in shipped("local"):
         if manifest["kind"] != "Cluster":
             kubernetes_validate.validate(manifest, KUBERNETES[-1], strict=True)
 
 
-def test_a_manifest_that_kubernetes_refuses_is_seen() -> None:
+def test_an_invalid_manifest_is_detected() -> None:
     broken = json.loads(json.dumps(named(shipped("local"), "Deployment", "covenant")))
     broken["spec"]["strategie"] = {}
     broken["metadata"]["labels"]["app.kubernetes.io/version"] = "1.0+x"
-    faults = invalid(broken)
-    assert len(faults) == 2
+    assert len(invalid(broken)) == 2
     cluster = json.loads(json.dumps(named(shipped("local"), "Cluster", "covenant-db")))
     cluster["spec"]["instanzes"] = 1
     assert len(invalid(cluster)) == 1
-    metered = with_switch(SWITCHES["metrics"][0])
-    rules = json.loads(json.dumps(named(metered, "PrometheusRule", "covenant")))
+    monitored = rendered_with(FEATURES["metrics"][0])
+    rules = json.loads(json.dumps(named(monitored, "PrometheusRule", "covenant")))
     rules["spec"]["groups"][0]["rules"][0]["labels"]["le"] = 0.25
     del rules["spec"]["groups"][1]["rules"][0]["expr"]
     assert len(invalid(rules)) == 2
@@ -169,7 +169,7 @@ def test_a_manifest_that_kubernetes_refuses_is_seen() -> None:
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_every_manifest_names_its_namespace_and_its_owner(environment: str) -> None:
+def test_every_manifest_has_a_namespace_and_the_labels_of_its_owner(environment: str) -> None:
     for manifest in shipped(environment):
         assert manifest["metadata"]["namespace"] == f"covenant-{environment}"
         labels = manifest["metadata"]["labels"]
@@ -177,15 +177,15 @@ def test_every_manifest_names_its_namespace_and_its_owner(environment: str) -> N
         assert labels["app.kubernetes.io/component"]
 
 
-def test_rendering_is_quick_and_always_the_same() -> None:
-    began = time.perf_counter()
+def test_rendering_is_fast_and_deterministic() -> None:
+    start = time.perf_counter()
     first, second = (rendered(environment_values("production")) for _ in range(2))
     assert first == second
-    assert time.perf_counter() - began < 5
+    assert time.perf_counter() - start < 5
 
 
-def test_a_fixed_contract_makes_the_golden_files() -> None:
-    """A change here is meant: `python -m tests.platform.fix_chart` writes the files anew."""
+def test_a_fixed_contract_renders_the_golden_files() -> None:
+    """After an intended change, `make golden` rewrites the files."""
     files = {file.name: file.read_text("utf-8") for file in (HERE / "golden").glob("*.yaml")}
     assert golden() == files
 
@@ -194,7 +194,7 @@ def test_a_fixed_contract_makes_the_golden_files() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "place"),
+    ("values", "key"),
     [
         ({"replicaCount": 3}, "replicaCount"),
         ({"image": {"tagg": "x"}}, "tagg"),
@@ -209,32 +209,32 @@ def test_a_fixed_contract_makes_the_golden_files() -> None:
         ({"shutdown": {"finishSeconds": 1}}, "finishSeconds"),
     ],
 )
-def test_a_value_that_is_not_known_fails_the_render(values: dict[str, Any], place: str) -> None:
-    with pytest.raises(helm.HelmError, match=place):
+def test_an_invalid_value_fails_the_render(values: dict[str, Any], key: str) -> None:
+    with pytest.raises(helm.HelmError, match=key):
         rendered(values)
 
 
-def test_the_schema_is_closed_and_knows_every_default() -> None:
+def test_the_schema_is_closed_and_includes_every_default() -> None:
     schema = json.loads((SHIPPED / "values.schema.json").read_text())
     defaults = yaml.safe_load((SHIPPED / "values.yaml").read_text())
 
-    def closed(node: Any, place: str) -> None:
+    def check_closed(node: Any, path: str) -> None:
         if isinstance(node, dict):
             if "properties" in node and node.get("type") == "object":
-                assert node.get("additionalProperties") is False, place
+                assert node.get("additionalProperties") is False, path
             for key, child in node.items():
-                closed(child, f"{place}/{key}")
+                check_closed(child, f"{path}/{key}")
 
-    def known(node: Any, values: Any, place: str) -> None:
+    def check_included(node: Any, values: Any, path: str) -> None:
         while "$ref" in node:
             node = schema["$defs"][node["$ref"].rpartition("/")[2]]
         if isinstance(values, dict) and "properties" in node:
-            assert values.keys() <= node["properties"].keys(), place
+            assert values.keys() <= node["properties"].keys(), path
             for key, value in values.items():
-                known(node["properties"][key], value, f"{place}/{key}")
+                check_included(node["properties"][key], value, f"{path}/{key}")
 
-    closed(schema, "#")
-    known(schema, defaults, "#")
+    check_closed(schema, "#")
+    check_included(schema, defaults, "#")
     assert defaults.keys() == schema["properties"].keys() - {"global"}
 
 
@@ -242,7 +242,7 @@ def test_the_schema_is_closed_and_knows_every_default() -> None:
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_every_pod_passes_restricted(environment: str) -> None:
+def test_every_pod_meets_pod_security_restricted(environment: str) -> None:
     pods = list(pod_specs(shipped(environment)))
     assert {name for name, _ in pods} >= {
         "Deployment/covenant",
@@ -251,22 +251,22 @@ def test_every_pod_passes_restricted(environment: str) -> None:
         "Job/covenant-test-create",
         "Job/covenant-test-tenants",
     }
-    assert [(name, fault) for name, pod in pods for fault in unrestricted(pod)] == []
+    assert [(name, error) for name, pod in pods for error in unrestricted(pod)] == []
 
 
-def test_no_token_of_the_cluster_is_mounted_but_in_the_bootstrap() -> None:
+def test_only_the_bootstrap_mounts_a_service_account_token() -> None:
     for environment in ENVIRONMENTS:
         for name, pod in pod_specs(shipped(environment)):
-            mounted = "serviceAccountToken" in json.dumps(pod.get("volumes", []))
-            assert mounted is (name == "Job/covenant-bootstrap")
+            is_mounted = "serviceAccountToken" in json.dumps(pod.get("volumes", []))
+            assert is_mounted is (name == "Job/covenant-bootstrap")
 
 
-def test_the_bootstrap_may_create_secrets_and_nothing_else() -> None:
+def test_the_bootstrap_can_only_create_secrets() -> None:
     role = named(shipped("local"), "Role", "covenant-bootstrap")
     assert role["rules"] == [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}]
 
 
-def test_probes_differ_and_liveness_never_touches_the_database() -> None:
+def test_probes_differ_and_liveness_never_uses_the_database() -> None:
     (pod,) = [p for n, p in pod_specs(shipped("local")) if n == "Deployment/covenant"]
     container = pod["containers"][0]
     startup, liveness, readiness = (
@@ -277,7 +277,7 @@ def test_probes_differ_and_liveness_never_touches_the_database() -> None:
     assert len({json.dumps(p, sort_keys=True) for p in (startup, liveness, readiness)}) == 3
 
 
-def test_the_grace_period_covers_the_whole_stop() -> None:
+def test_the_grace_period_covers_the_whole_shutdown() -> None:
     (pod,) = [p for n, p in pod_specs(shipped("local")) if n == "Deployment/covenant"]
     stop = yaml.safe_load((SHIPPED / "values.yaml").read_text())["shutdown"]
     settings = named(shipped("local"), "ConfigMap", "covenant-settings")["data"]
@@ -290,24 +290,24 @@ def test_the_grace_period_covers_the_whole_stop() -> None:
     assert pod["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"] > 0
 
 
-def test_a_rollout_never_has_fewer_pods_than_wanted() -> None:
+def test_a_rollout_never_reduces_the_number_of_pods() -> None:
     for environment in ENVIRONMENTS:
         deployment = named(shipped(environment), "Deployment", "covenant")
         assert deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
 
 
-def test_replicas_are_the_hpas_alone_where_there_is_one() -> None:
+def test_only_the_hpa_sets_replicas_if_there_is_one() -> None:
     for environment in ENVIRONMENTS:
-        scaled = "HorizontalPodAutoscaler" in kinds(shipped(environment))
+        is_scaled = "HorizontalPodAutoscaler" in kinds(shipped(environment))
         deployment = named(shipped(environment), "Deployment", "covenant")
-        assert ("replicas" in deployment["spec"]) is not scaled
+        assert ("replicas" in deployment["spec"]) is not is_scaled
     assert "HorizontalPodAutoscaler" in kinds(shipped("production"))
     assert "HorizontalPodAutoscaler" not in kinds(shipped("local"))
 
 
-def test_other_settings_roll_the_pods() -> None:
+def test_changed_settings_restart_the_pods() -> None:
     hashes = {
-        named(with_switch(values), "Deployment", "covenant")["spec"]["template"]["metadata"][
+        named(rendered_with(values), "Deployment", "covenant")["spec"]["template"]["metadata"][
             "annotations"
         ]["settings/hash"]
         for values in ({}, {"settings": {"CORS_ORIGINS": "https://a.example"}})
@@ -315,25 +315,25 @@ def test_other_settings_roll_the_pods() -> None:
     assert len(hashes) == 2
 
 
-def test_every_setting_is_one_that_the_service_reads() -> None:
-    read = {name.upper() for name in Settings.model_fields} | set(OTHER_SETTINGS)
+def test_the_service_reads_every_setting() -> None:
+    known = {name.upper() for name in Settings.model_fields} | set(OTHER_SETTINGS)
     for environment in ENVIRONMENTS:
         data = named(shipped(environment), "ConfigMap", "covenant-settings")["data"]
-        assert data.keys() <= read
+        assert data.keys() <= known
         for _, pod in pod_specs(shipped(environment)):
             for variable in pod["containers"][0].get("env", []):
                 if "secretKeyRef" in variable.get("valueFrom", {}):
-                    assert variable["name"] in read
+                    assert variable["name"] in known
 
 
-def test_the_edge_is_believed_when_it_names_the_client() -> None:
-    """Else the limit of guests would count the gateway, and not its clients."""
+def test_the_edge_is_a_trusted_proxy() -> None:
+    """Otherwise the limit for guests would count the gateway instead of its clients."""
     settings = named(shipped("production"), "ConfigMap", "covenant-settings")["data"]
     assert "10.0.0.0/8" in settings["TRUSTED_PROXIES"].split(",")
     assert "0.0.0.0/0" not in settings["TRUSTED_PROXIES"]
 
 
-def test_the_contracts_hash_is_on_the_chart_and_on_every_pod_that_serves() -> None:
+def test_the_hash_of_the_contract_is_on_the_chart_and_its_pods() -> None:
     digest = f"sha256:{contract.load().hash}"
     chart = yaml.safe_load((SHIPPED / "Chart.yaml").read_text())
     assert chart["annotations"] == {"contract/hash": digest}
@@ -342,7 +342,7 @@ def test_the_contracts_hash_is_on_the_chart_and_on_every_pod_that_serves() -> No
     assert annotations["contract/hash"] == digest
 
 
-def test_no_secret_is_in_the_chart() -> None:
+def test_the_chart_contains_no_secret() -> None:
     for environment in ENVIRONMENTS:
         assert "Secret" not in kinds(shipped(environment))
     for file in SHIPPED.rglob("*"):
@@ -375,18 +375,18 @@ def test_migrations_run_after_the_secrets_and_before_the_service(environment: st
     )
 
 
-# What reaches the service
+# Routes
 
 
 @pytest.mark.parametrize("environment", ["staging", "production"])
-def test_the_gateway_lets_exactly_the_declared_operations_in(environment: str) -> None:
+def test_the_gateway_routes_exactly_the_declared_operations(environment: str) -> None:
     matches = [
         match
         for rule in named(shipped(environment), "HTTPRoute", "covenant")["spec"]["rules"]
         for match in rule["matches"]
     ]
 
-    def routed(method: str, path: str) -> bool:
+    def is_routed(method: str, path: str) -> bool:
         return any(
             m["method"] == method
             and (
@@ -400,17 +400,17 @@ def test_the_gateway_lets_exactly_the_declared_operations_in(environment: str) -
     operations = contract.load().operations.values()
     for operation in operations:
         path = re.sub(r"\{[^}]*\}", "019ab2f4-7c1e-7a52-9f3d-2b6c8e5d4a10", operation.path)
-        internal = operation.extensions.get("x-internal", False)
-        assert routed(operation.method.upper(), path) is not internal, operation.id
+        is_internal = operation.extensions.get("x-internal", False)
+        assert is_routed(operation.method.upper(), path) is not is_internal, operation.id
         declared = {o.method.upper() for o in operations if o.path == operation.path}
         for method in {"GET", "PUT", "POST", "DELETE", "PATCH", "TRACE"} - declared:
-            assert not routed(method, path), (method, path)
+            assert not is_routed(method, path), (method, path)
     for path in ("/metrics", "/openapi.json", "/ui", "/orgs/1/members", "/orgs/", "//orgs", "/x"):
-        assert not routed("GET", path), path
+        assert not is_routed("GET", path), path
     assert len(matches) == len([o for o in operations if not o.extensions.get("x-internal")])
 
 
-def test_an_ingress_takes_only_the_heads_of_declared_paths() -> None:
+def test_an_ingress_routes_only_prefixes_of_declared_paths() -> None:
     rule = named(shipped("local"), "Ingress", "covenant")["spec"]["rules"][0]
     assert rule["host"] == "api.localhost"
     paths = {(p["pathType"], p["path"]) for p in rule["http"]["paths"]}
@@ -420,15 +420,15 @@ def test_an_ingress_takes_only_the_heads_of_declared_paths() -> None:
     assert not any(path == "/ready" for _, path in paths)
 
 
-def test_many_operations_take_several_routes(tmp_path: Path) -> None:
+def test_many_operations_need_several_http_routes() -> None:
     routes = [{"exact": f"/a{i}", "methods": ["GET", "POST"]} for i in range(70)]
-    manifests = with_switch({"exposure": GATEWAY, "routes": routes})
-    found = [m for m in manifests if m["kind"] == "HTTPRoute"]
-    assert [len(m["spec"]["rules"][0]["matches"]) for m in found] == [64, 64, 12]
-    assert len({m["metadata"]["name"] for m in found}) == 3
+    manifests = rendered_with({"exposure": GATEWAY, "routes": routes})
+    routes = [m for m in manifests if m["kind"] == "HTTPRoute"]
+    assert [len(m["spec"]["rules"][0]["matches"]) for m in routes] == [64, 64, 12]
+    assert len({m["metadata"]["name"] for m in routes}) == 3
 
 
-# The network
+# Network policies
 
 
 def policies(manifests: Any) -> dict[str, Manifest]:
@@ -436,10 +436,10 @@ def policies(manifests: Any) -> dict[str, Manifest]:
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_everything_is_denied_that_is_not_listed(environment: str) -> None:
-    found = policies(shipped(environment))
-    assert found["covenant-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
-    for spec in found.values():
+def test_all_other_traffic_is_denied(environment: str) -> None:
+    specs = policies(shipped(environment))
+    assert specs["covenant-deny"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for spec in specs.values():
         assert spec["policyTypes"] == ["Ingress", "Egress"]
     components = {
         m["spec"]["template"]["metadata"]["labels"]["app.kubernetes.io/component"]
@@ -448,13 +448,13 @@ def test_everything_is_denied_that_is_not_listed(environment: str) -> None:
     }
     selected = {
         spec["podSelector"].get("matchLabels", {}).get("app.kubernetes.io/component")
-        for spec in found.values()
+        for spec in specs.values()
     }
     assert components <= selected
 
 
-def reached(spec: Manifest) -> set[tuple[str, int]]:
-    """Return where a policy lets its pods go to: the peer's last word, and the port."""
+def destinations(spec: Manifest) -> set[tuple[str, int]]:
+    """Return (last string of the peer, port) for every destination a policy allows."""
     return {
         (re.findall(r'"([^"]+)"', json.dumps(peer))[-1], port["port"])
         for rule in spec["egress"]
@@ -463,43 +463,46 @@ def reached(spec: Manifest) -> set[tuple[str, int]]:
     }
 
 
-def test_the_service_reaches_dns_and_its_database_only() -> None:
+def test_the_service_reaches_only_dns_and_its_database() -> None:
     dns = ("kube-system", 53)
-    assert reached(policies(shipped("local"))["covenant"]) == {dns, ("covenant-db", 5432)}
-    everything = with_switch(
-        {name: SWITCHES[name][0][name] for name in ("redis", "tracing", "metrics")}
+    assert destinations(policies(shipped("local"))["covenant"]) == {dns, ("covenant-db", 5432)}
+    everything = rendered_with(
+        {name: FEATURES[name][0][name] for name in ("redis", "tracing", "metrics")}
     )
-    assert reached(policies(everything)["covenant"]) == {
+    assert destinations(policies(everything)["covenant"]) == {
         dns,
         ("10.1.2.0/24", 5432),
         ("10.1.2.0/24", 6379),
         ("10.1.2.0/24", 4318),
     }
-    assert reached(policies(shipped("local"))["covenant-migration"]) == {dns, ("covenant-db", 5432)}
-    assert reached(policies(shipped("local"))["covenant-test"]) == {dns, ("service", "http")}
+    assert destinations(policies(shipped("local"))["covenant-migration"]) == {
+        dns,
+        ("covenant-db", 5432),
+    }
+    assert destinations(policies(shipped("local"))["covenant-test"]) == {dns, ("service", "http")}
 
 
 def test_only_monitoring_reaches_the_admin_port() -> None:
-    entries = policies(with_switch(SWITCHES["metrics"][0]))["covenant"]["ingress"]
-    (entry,) = [e for e in entries if e["ports"][0]["port"] == "admin"]
-    assert json.dumps(entry["from"]).count("kubernetes.io/metadata.name") == 1
-    assert "monitoring" in json.dumps(entry["from"])
+    rules = policies(rendered_with(FEATURES["metrics"][0]))["covenant"]["ingress"]
+    (rule,) = [r for r in rules if r["ports"][0]["port"] == "admin"]
+    assert json.dumps(rule["from"]).count("kubernetes.io/metadata.name") == 1
+    assert "monitoring" in json.dumps(rule["from"])
     assert "admin" not in json.dumps(policies(shipped("local"))["covenant"])
 
 
-def test_a_pooler_reaches_postgresql_and_not_the_port_of_its_operator() -> None:
-    """Its pods bear the label of their cluster as well (cnpg.io/cluster)."""
-    found = policies(with_switch(SWITCHES["pooler"][0]))
-    instances = found["covenant-db"]["podSelector"]
+def test_a_pooler_reaches_postgresql_but_not_the_operators_port() -> None:
+    """Its pods also have the label of their cluster (cnpg.io/cluster)."""
+    specs = policies(rendered_with(FEATURES["pooler"][0]))
+    instances = specs["covenant-db"]["podSelector"]
     assert instances["matchLabels"] == {"cnpg.io/cluster": "covenant-db"}
     assert instances["matchExpressions"] == [
         {"key": "cnpg.io/poolerName", "operator": "DoesNotExist"}
     ]
     pooler = {"podSelector": {"matchLabels": {"cnpg.io/poolerName": "covenant-pooler"}}}
-    entries = {e["ports"][0]["port"]: e["from"] for e in found["covenant-db"]["ingress"]}
-    assert pooler in entries[5432]
-    assert entries[8000][0] == {"podSelector": instances}
-    assert found["covenant-pooler"]["egress"][-1] == {
+    sources = {r["ports"][0]["port"]: r["from"] for r in specs["covenant-db"]["ingress"]}
+    assert pooler in sources[5432]
+    assert sources[8000][0] == {"podSelector": instances}
+    assert specs["covenant-pooler"]["egress"][-1] == {
         "to": [{"podSelector": instances}],
         "ports": [{"port": 5432, "protocol": "TCP"}],
     }
@@ -508,7 +511,7 @@ def test_a_pooler_reaches_postgresql_and_not_the_port_of_its_operator() -> None:
 # PostgreSQL
 
 
-def test_cloudnative_pg_manages_two_roles_that_pass_no_policy() -> None:
+def test_cloudnative_pg_manages_two_roles_that_cannot_bypass_row_level_security() -> None:
     cluster = named(shipped("production"), "Cluster", "covenant-db")
     roles = {r["name"]: r for r in cluster["spec"]["managed"]["roles"]}
     assert roles.keys() == {"covenant_owner", "covenant_app"}
@@ -524,7 +527,7 @@ def test_cloudnative_pg_manages_two_roles_that_pass_no_policy() -> None:
     assert "Pooler" not in kinds(shipped("local"))
 
 
-# Contracts not yet written
+# Generated contracts
 
 labels = st.from_regex(r"[a-z]([a-z0-9-]{0,8}[a-z0-9])?", fullmatch=True)
 words = st.from_regex(r"[a-z][a-z0-9]{0,9}", fullmatch=True)
@@ -558,12 +561,12 @@ databases = st.one_of(
         st.sampled_from([{}, {"pooler": 3}, {"backups": "0 0 4 * * *"}, {"operator": "present"}]),
     ),
 )
-answers = {str(code): {"description": "x"} for code in (200, 400, 401, 404, 413, 431, 500, 503)}
+responses = {str(code): {"description": "x"} for code in (200, 400, 401, 404, 413, 431, 500, 503)}
 
 
 @st.composite
 def contracts(draw: st.DrawFn) -> dict[str, Any]:
-    """Return a contract as a user could write it, mostly without faults."""
+    """Return a contract that a user could write; most are valid."""
     paths: dict[str, Any] = {
         "/health": {"get": operation("system.health", {"x-probe": ["startup", "liveness"]})},
         "/ready": {"get": operation("system.ready", {"x-probe": "readiness"})},
@@ -583,7 +586,7 @@ def contracts(draw: st.DrawFn) -> dict[str, Any]:
             ],
             draw(st.sampled_from(["get", "delete"])): operation(f"system.one_{name}", {}),
         }
-    found = draw(st.lists(environments, min_size=1, max_size=2, unique_by=lambda e: e["name"]))
+    unique = st.lists(environments, min_size=1, max_size=2, unique_by=lambda e: e["name"])
     return {
         "openapi": "3.0.3",
         "info": {"title": draw(texts), "version": draw(st.sampled_from(["1.2.3", "0.1.0-rc.1"]))},
@@ -599,7 +602,7 @@ def contracts(draw: st.DrawFn) -> dict[str, Any]:
                 "description": draw(texts),
                 "x-environment": {**env, "postgres": draw(databases)},
             }
-            for env in found
+            for env in draw(unique)
         ],
         "tags": [{"name": "system"}],
         "paths": paths,
@@ -607,7 +610,7 @@ def contracts(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def operation(id_: str, extra: dict[str, Any]) -> dict[str, Any]:
-    return {"operationId": id_, "tags": ["system"], "security": [], "responses": answers, **extra}
+    return {"operationId": id_, "tags": ["system"], "security": [], "responses": responses, **extra}
 
 
 @settings(
@@ -618,7 +621,7 @@ def operation(id_: str, extra: dict[str, Any]) -> dict[str, Any]:
     suppress_health_check=list(HealthCheck),
 )
 @given(document=contracts())
-def test_any_contract_is_refused_or_makes_a_valid_chart(
+def test_any_contract_is_rejected_or_generates_a_valid_chart(
     document: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     root = tmp_path_factory.mktemp("contract")
@@ -627,16 +630,16 @@ def test_any_contract_is_refused_or_makes_a_valid_chart(
     try:
         files = generated(file)
     except ContractError:
-        event("refused")
+        event("rejected")
         return
     event("rendered")
-    planted(root, files)
+    write_files(root, files)
     chart = root / "charts" / document["x-service"]["name"]
     for server in document["servers"]:
         name = server["x-environment"]["name"]
         manifests = rendered(environment_values(name, chart), chart, f"x-{name}"[:63])
-        assert [f for m in manifests for f in invalid(m)] == []
-        assert [f for _, pod in pod_specs(manifests) for f in unrestricted(pod)] == []
+        assert [e for m in manifests for e in invalid(m)] == []
+        assert [e for _, pod in pod_specs(manifests) for e in unrestricted(pod)] == []
         for path in (root / "argo" / name).rglob("*.yaml"):
             for manifest in yaml.load_all(path.read_text(), yaml.CSafeLoader):
                 assert invalid(manifest) == []
