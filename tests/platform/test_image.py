@@ -46,6 +46,11 @@ def test_the_build_context_contains_only_what_the_image_copies() -> None:
     assert allowed == set(re.findall(r"^COPY (?!--)(\S+) ", DOCKERFILE, re.MULTILINE))
 
 
+def test_the_image_contains_no_development_code() -> None:
+    copied = set(re.findall(r"^COPY (?!--)(\S+) /app/", DOCKERFILE, re.MULTILINE))
+    assert copied == {"openapi", "db", "service", "handlers"}
+
+
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
 def test_every_action_is_pinned_by_commit_and_every_job_lists_its_permissions(file: Path) -> None:
     text = file.read_text("utf-8")
