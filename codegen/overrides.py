@@ -42,7 +42,7 @@ def read(folder: Path) -> Overrides:
         try:
             if path.startswith("templates/"):
                 templates[path.removeprefix("templates/")] = _text(file, path)
-            elif fnmatchcase(path, "values*.yaml"):
+            elif file.parent == folder and fnmatchcase(path, "values*.yaml"):
                 values[_environment(path)] = _values(file, path)
         except ContractError as error:
             issues += error.faults
@@ -75,7 +75,9 @@ def _values(file: Path, path: str) -> dict[str, Any]:
     text = _text(file, path)
     try:
         values = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise _error(path, "is nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:
         # ValueError: PyYAML does not check dates (2026-02-30) and the size of integers.
         line, reason = _locate(error)
         raise _error(path, f"is not valid YAML: {reason}", line=line) from error
