@@ -2,7 +2,6 @@
 
 import ipaddress
 import re
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
@@ -78,29 +77,25 @@ def _resources(declared: Mapping[str, Any], node: NodePath) -> Iterator[Violatio
         request, limit = parsed.get(("requests", name)), parsed.get(("limits", name))
         if request is not None and limit is not None and request > limit:
             part = "requests" if "requests" in declared else "limits"
-            yield (
-                (*node, part, name),
-                (
-                    f"the {name} request, {resources['requests'][name]}, "
-                    f"is greater than the limit, {resources['limits'][name]}"
-                ),
-            )
+            values = (resources["requests"][name], resources["limits"][name])
+            reason = "the {} request, {}, is greater than the limit, {}".format(name, *values)
+            yield (*node, part, name), reason
 
 
 def _probes(contract: Contract) -> Iterator[Violation]:
-    declared = list(probes(contract))
-    for kind, count in Counter(kind for kind, _ in declared).items():
-        for _, operation in [p for p in declared if p[0] == kind][1:] if count > 1 else ():
-            yield _probe_node(operation), f"another operation is already the {kind} probe"
-    for _, operation in declared:
+    kinds: set[str] = set()
+    for kind, operation in probes(contract):
         node = _probe_node(operation)
+        if kind in kinds:
+            yield node, f"another operation is already the {kind} probe"
+        kinds.add(kind)
         if operation.security:
             yield node, f"{operation.id} requires a token, but a probe sends none"
         if operation.method != "get":
             yield node, f"a probe sends GET, but {operation.id} is {operation.method.upper()}"
         if "{" in operation.path or any(p.get("required") for p in operation.parameters):
             yield node, f"{operation.id} requires parameters, but a probe sends none"
-    missing = [kind for kind in PROBES if kind not in {kind for kind, _ in declared}]
+    missing = [kind for kind in PROBES if kind not in kinds]
     if missing:
         yield ("paths",), f"no operation is the {' or '.join(missing)} probe: set x-probe on one"
 
