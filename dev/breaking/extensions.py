@@ -19,10 +19,9 @@ DEFAULT_TIMEOUT_SECONDS = 2  # openapi/extensions.schema.json, `timeout`
 
 
 def inherited_changes(path: NodePath, comparison: Comparison) -> Iterator[Change]:
-    """Yield the changes of x- keys that operations inherit, as in force at `path`.
+    """Yield the changes of the inheritable x- keys in force at the root, a path item or an operation.
 
-    `path` is that of the root, of a path item or of an operation. A key that changes further up
-    only is reported there.
+    A key that changes only at a higher level is reported there.
     """
     for key, changes in (
         ("x-timeout", _timeout_changes),
@@ -61,7 +60,7 @@ def own_changes(path: NodePath, old: Mapping[str, Any], new: Mapping[str, Any]) 
     if old.get("x-probe") != new.get("x-probe"):
         here = (*path, "x-probe")
         if new.get("x-probe") is None:
-            reason = "Kubernetes no longer checks the service by this operation"
+            reason = "Kubernetes no longer checks the service with this operation"
             yield breaking(here, "probe removed", reason, concern=Concern.MANIFESTS, removed=True)
         else:
             reason = "the generated manifests follow"
@@ -93,7 +92,7 @@ def _rate_limit_changes(path: NodePath, old: Any, new: Any, *, removed: bool) ->
     (limit_before, rate_before), (limit_after, rate_after) = _rate(before), _rate(after)
     change = f"from {_rate_text(before)} to {_rate_text(after)}"
     if rate_after > rate_before or limit_after > limit_before:
-        reason = "clients can send more requests, and guess more often"
+        reason = "clients can send more requests, and guess faster"
         yield security_breaking(path, f"rate limit raised {change}", reason)
     elif rate_after < rate_before or limit_after < limit_before:
         yield breaking(path, f"rate limit lowered {change}", "busy clients get 429")

@@ -18,7 +18,7 @@ DEFAULT_VERBS = "create list get update delete"
 UNUSED_ID = "019ab2f6-0000-7000-8000-000000000000"
 # Regular plurals: the first ending that matches is replaced. Any other noun needs SINGULAR.
 SINGULAR_ENDINGS = {"ies": "y", "sses": "ss", "shes": "sh", "ches": "ch", "xes": "x", "s": ""}
-# These end in `s`, but are no plural, or have a singular with or without `e`: cases and buses.
+# Words that end in `s` but are singular, or whose singular may end in `e`: status, cases, buses.
 AMBIGUOUS_ENDINGS = ("ss", "us", "is", "ses", "zes", "oes", "ves", "hes")
 IRREGULAR_NOUNS = (
     *("axes", "caches", "calories", "canvas", "cookies", "headaches", "lens", "movies", "news"),
@@ -98,7 +98,7 @@ def build_resource(
 
 
 def singular_of(plural: str) -> str | None:
-    """Return the singular of a regular plural in snake_case, or None if it may be another."""
+    """Return the singular of a regular plural in snake_case, or None if it is ambiguous."""
     noun = plural.rpartition("_")[2]
     if noun in IRREGULAR_NOUNS:
         return None
