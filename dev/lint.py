@@ -36,7 +36,7 @@ def lint(loaded: Contract) -> list[Issue]:
         path: NodePath = ("paths", operation.path, operation.method)
         for relative_path, reason in _operation(loaded, operation):
             violations.append(((*path, *relative_path), reason))
-    return sorted(loaded.fault(path, reason) for path, reason in violations)
+    return sorted(loaded.issue(path, reason) for path, reason in violations)
 
 
 def _operation(loaded: Contract, operation: Operation) -> Iterator[Violation]:

@@ -70,7 +70,7 @@ def write(file: Path, handlers: Path, request: ResourceRequest) -> tuple[int, Re
             _check_result(copy, handlers, loaded)
         except ContractError as error:
             name = f"{display(file)} with {resource.name}"
-            raise ContractError(replace(issue, file=name) for issue in error.faults) from None
+            raise ContractError(replace(issue, file=name) for issue in error.issues) from None
         os.replace(copy, file)
     return new_text.count("\n") - text.count("\n"), resource
 
