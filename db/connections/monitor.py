@@ -92,7 +92,7 @@ class Monitor:
                         return
                     # A newer release may have taken away what only it can do without.
                     ours = self._demanded if revision == revisions.head() else ()
-                    lacking = await expected_tables.missing(connection, ours)
+                    lacking = await expected_tables.find_missing(connection, ours)
                 known = revision
             if (revision or "") < revisions.head():
                 reason = f"the migrations are behind ({revision or 'none'} of {revisions.head()})"
@@ -105,11 +105,11 @@ class Monitor:
 
     async def _examine(self, connection: AsyncConnection[Any]) -> bool:
         finding = await security_audit.audit(connection)
-        if finding.refusal:
-            self.reason = finding.refusal
+        if finding.violation:
+            self.reason = finding.violation
             self._examined = False
             self._judged.set()
-            self._refuse(finding.refusal)
+            self._refuse(finding.violation)
             return False
         if finding.warning and not self._examined:
             log.warning(finding.warning)

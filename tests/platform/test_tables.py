@@ -260,7 +260,7 @@ def test_every_word_that_is_reserved_is_quoted(database: Database) -> None:
 def test_a_pattern_is_written_for_postgresql_or_left_to_the_service(
     pattern: str, expected: str | None
 ) -> None:
-    assert regex_translation.pattern_of(pattern) == expected
+    assert regex_translation.to_postgres(pattern) == expected
 
 
 def _classes() -> st.SearchStrategy[str]:
@@ -330,7 +330,7 @@ def _patterns() -> st.SearchStrategy[str]:
 def test_what_a_pattern_lets_through_the_database_does_too(
     pattern: str, data: Any, connection: "psycopg.Connection[Any]"
 ) -> None:
-    expression = regex_translation.pattern_of(pattern)
+    expression = regex_translation.to_postgres(pattern)
     try:
         warnings.simplefilter("error")
         validator = jsonschema_rs.Draft4Validator({"type": "string", "pattern": pattern})
