@@ -1,4 +1,4 @@
-"""The contract as clients see it, and Swagger UI to try it: no network, no inline script."""
+"""`/openapi.json`, and Swagger UI at `/ui`: no external resources, no inline script."""
 
 import hashlib
 import importlib.util
@@ -9,10 +9,11 @@ import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openapi.contract import Contract, public_document
+from service.http import problems
 from service.http.problems import Problem
 from service.http.responses import JSON_TYPE, send_response
 
-# Styles that Swagger UI sets on elements, and icons that it draws, need the two exceptions.
+# Swagger UI sets styles on elements and draws icons: that needs the two exceptions.
 CONTENT_SECURITY_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     b"img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
@@ -30,7 +31,7 @@ PAGE = b"""<!doctype html>
 <script src="/ui/start.js"></script>
 </html>
 """
-# A token that an operation answers with is the one that the next operation is tried with.
+# The token in a response is used for the operations that are tried next.
 START = b"""const ui = SwaggerUIBundle({
   url: "/openapi.json",
   dom_id: "#ui",
@@ -50,7 +51,7 @@ START = b"""const ui = SwaggerUIBundle({
 
 
 class DocsMiddleware:
-    """Answers /openapi.json and, unless it is switched off, /ui; hands on everything else."""
+    """Serves /openapi.json and, unless switched off, /ui; passes everything else on."""
 
     def __init__(self, app: ASGIApp, *, contract: Contract, swagger_ui: bool) -> None:
         self._app = app
@@ -75,7 +76,7 @@ class DocsMiddleware:
             await send_response(send, 204, b"", allow)
             return
         if scope["method"] != "GET":
-            raise Problem("method-not-allowed", "Not with this method", headers=allow)
+            raise problems.method_not_allowed(allow["Allow"])
         media_type, content = self._pages[path]
         content = content or _asset(path.removeprefix("/ui/"))
         tag = _tag(content)
@@ -89,13 +90,13 @@ class DocsMiddleware:
 
 @cache
 def _tag(content: bytes) -> str:
-    """The ETag of one of the few pages: nobody makes the service hash a megabyte per request."""
+    """Return the ETag of a page; cached, because hashing a megabyte per request is a risk."""
     return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
 
 @cache
 def _asset(name: str) -> bytes:
-    """A file of Swagger UI as the installed package carries it; the package is never imported."""
+    """Return a file of Swagger UI from the installed package, which is never imported."""
     spec = importlib.util.find_spec("swagger_ui")
     if spec is None or spec.origin is None:
         raise Problem("not-found", "Swagger UI is not installed")
