@@ -181,7 +181,7 @@ def test_the_run_ends_with_one_line_when_postgresql_ends(tree: Path, command: st
         pid = int((directory / "data" / "postmaster.pid").read_text().split("\n")[0])
         os.kill(pid, signal.SIGKILL)
         assert run.process.wait(20) == 1
-        assert run.text().count(f"PostgreSQL has ended: see {directory / 'server.log'}\n") == 1
+        assert run.text().count(f"PostgreSQL has stopped unexpectedly: see {directory / 'server.log'}\n") == 1
         assert "Traceback" not in run.text()
 
 
@@ -206,9 +206,9 @@ def test_a_taken_port_is_reported_in_one_line_before_anything_starts(tree: Path,
                 "DATABSE_URL": "postgresql://x",
             },
             [
-                r"DATABASE_URL: is not a URL such as postgresql://.*",
-                r"DATABSE_URL: unknown; did you mean DATABASE_URL\?",
-                r"GUEST_LIMIT: is neither .*",
+                r"DATABASE_URL: must be a URL such as postgresql://.*",
+                r"DATABSE_URL: unknown setting; did you mean DATABASE_URL\?",
+                r"GUEST_LIMIT: must be `off` or .*",
                 r"PORT: .*",
             ],
         ),
