@@ -181,7 +181,8 @@ def test_the_run_ends_with_one_line_when_postgresql_ends(tree: Path, command: st
         pid = int((directory / "data" / "postmaster.pid").read_text().split("\n")[0])
         os.kill(pid, signal.SIGKILL)
         assert run.process.wait(20) == 1
-        assert run.text().count(f"PostgreSQL has stopped unexpectedly: see {directory / 'server.log'}\n") == 1
+        line = f"PostgreSQL has stopped unexpectedly: see {directory / 'server.log'}\n"
+        assert run.text().count(line) == 1
         assert "Traceback" not in run.text()
 
 
