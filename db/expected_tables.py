@@ -76,9 +76,9 @@ async def find_missing(
     if not missing:
         return None
     omitted = len(missing) - MAX_LISTED
-    listed = missing[:MAX_LISTED] + ([f"and {omitted} more"] if omitted > 0 else [])
-    remedy = "run make migration, then make migrate"
-    return f"the database is missing {', '.join(listed)}: {remedy}"
+    listed = ", ".join(missing[:MAX_LISTED]) + (f" and {omitted} more" if omitted > 0 else "")
+    verb = "is" if len(missing) == 1 else "are"
+    return f"{listed} {verb} missing from the database: run make migration, then make migrate"
 
 
 def _descriptions(
@@ -87,4 +87,4 @@ def _descriptions(
     if is_absent:
         return [f"table `{table}`"]
     missing_columns = [f"column `{table}.{column}`" for column in columns]
-    return missing_columns + [f"privilege {p} on `{table}`" for p in privileges]
+    return missing_columns + [f"{p} privilege on `{table}`" for p in privileges]

@@ -107,7 +107,11 @@ def _ending_with(server: Server) -> Iterator[None]:
     def watch() -> None:
         while not is_done.wait(SERVER_POLL_SECONDS):
             if server.has_exited():
-                print(f"PostgreSQL has stopped unexpectedly: see {server.log}", file=sys.stderr, flush=True)
+                print(
+                    f"PostgreSQL has stopped unexpectedly: see {server.log}",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 

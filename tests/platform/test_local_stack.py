@@ -329,7 +329,9 @@ def test_dev_follows_a_new_resource_from_the_contract_to_its_table(tree: Path) -
         try:
             assert create_task() == 404
             run_command("dev.scaffold", NAME="tasks", FIELDS="title:string(1..200)")
-            missing = "the database is missing table `tasks`: run make migration, then make migrate"
+            missing = (
+                "table `tasks` is missing from the database: run make migration, then make migrate"
+            )
             run.wait_until(lambda: missing in run.text())
             run.wait_until(lambda: create_task() == 503)  # it logs the line before it listens
             run_command("dev.planner")

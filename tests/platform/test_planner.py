@@ -556,6 +556,23 @@ def test_the_invalid_index_of_a_failed_build_is_dropped_with_its_key(stage: Stag
     assert stage.apply(notes()) is None
 
 
+def test_a_dropped_table_is_recreated_without_the_invalid_index_of_a_failed_build(
+    stage: Stage,
+) -> None:
+    stage.insert(title="three", state="open", count=1)
+    with pytest.raises(MigrationError, match="could not create unique index"):
+        stage.apply(with_options(notes(), unique=[["title"], ["state", "count"]]))
+    document = notes()
+    del document["components"]["schemas"]["Note"]
+    document["x-acknowledge"]["reason"] = "projects and notes are not needed"
+    copy = migrations_copy(stage.folder)
+    (failed,) = copy.rglob(f"{revisions.newest(copy)}_*.py")
+    failed.unlink()
+    assert stage.apply(document)
+    stage.downgrade()
+    assert stage.apply(notes()) is None
+
+
 @pytest.mark.parametrize(
     ("old", "new", "wider"),
     [
