@@ -95,7 +95,7 @@ def _issue(contract: Contract, change: Change) -> Issue | None:
     if change.upgrade:
         location = _acknowledgement_location(contract, path, change)
         reason += f". If this is intended, add x-acknowledge {location}"
-    return contract.fault(path, reason)
+    return contract.issue(path, reason)
 
 
 def _node_path(contract: Contract, change: Change) -> NodePath:

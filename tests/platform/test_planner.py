@@ -97,7 +97,7 @@ class Stage:
     def rejections(self, document: Document) -> list[str]:
         with pytest.raises(ContractError) as error:
             self.apply(document)
-        return [f"{issue.where}: {issue.reason}" for issue in error.value.faults]
+        return [f"{issue.path}: {issue.reason}" for issue in error.value.issues]
 
     def downgrade(self) -> None:
         """Undo the newest revision."""
@@ -431,7 +431,7 @@ def test_a_possible_loss_is_rejected_with_its_line_before_anything_is_written(
     before, files = full_snapshot(stage.database.superuser_url), [*stage.folder.rglob("*.py")]
     with pytest.raises(ContractError) as error:
         stage.apply(document)
-    (issue,) = error.value.faults
+    (issue,) = error.value.issues
     lines = (stage.folder / "contract.yaml").read_text().split("\n")
     is_property = column in note(document)["properties"]
     assert reason in issue.reason
