@@ -39,7 +39,7 @@ class Postgres:
             with psycopg.connect(self.superuser_url, autocommit=True) as superuser:
                 superuser.execute(f"create database {name} owner {roles.OWNER} template {template}")
         else:
-            roles.make_database(self.superuser_url, name)
+            roles.create_database(self.superuser_url, name)
         database = Database(
             name,
             superuser_url=self.url(name),
@@ -65,7 +65,7 @@ class Database:
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     with server(tmp_path_factory.mktemp("postgresql")) as (kind, url):
         owner, app = secrets.token_hex(16), secrets.token_hex(16)
-        roles.make_roles(url, owner, app)
+        roles.create_roles(url, owner, app)
         yield Postgres(kind, url, owner, app)
 
 

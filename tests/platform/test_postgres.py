@@ -32,7 +32,7 @@ def test_a_server_that_is_given_keeps_its_databases_and_its_passwords(
     monkeypatch.setenv("TEST_DATABASE_URL", given)
     try:
         with fix_postgres.server(tmp_path) as (kind, url):
-            roles.make_roles(url, "another", "another")
+            roles.create_roles(url, "another", "another")
             made = Postgres(kind, url, "another", "another").database(migrated=False)
             with psycopg.connect(made.owner_url):
                 assert databases(postgres) == before | {made.name}
