@@ -1,8 +1,9 @@
-"""Fixtures by topic: fix_postgres, fix_service, fix_resources, fix_tools."""
+"""Loads the fixtures, which are grouped by topic in tests/platform/fix_*.py."""
 
 pytest_plugins = [
     "tests.platform.fix_postgres",
     "tests.platform.fix_service",
     "tests.platform.fix_resources",
+    "tests.platform.fix_tokens",
     "tests.platform.fix_tools",
 ]

@@ -13,7 +13,7 @@ from openapi import contract
 from openapi.contract import Operation
 from tests.platform.fix_planner import database_of
 from tests.platform.fix_postgres import Postgres
-from tests.platform.fix_resources import Desk, Owner, owner
+from tests.platform.fix_resources import ResourceService, ResourceTenant, resource_tenant
 from tests.platform.fix_service import serving
 from tests.platform.test_scaffold import EVERY, TASKS
 
@@ -22,7 +22,7 @@ NOTES = "text:text note_id:ref(notes)? task_id:ref(tasks,restrict) other_id:ref(
 
 
 @pytest.fixture(scope="module")
-def desk(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def desk(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ResourceService]:
     folder = tmp_path_factory.mktemp("scaffold")
     file = Path(shutil.copy(contract.DEFAULT, folder / "openapi.yaml"))
     for name, fields in (("tasks", TASKS), ("things", EVERY), ("notes", NOTES)):
@@ -33,35 +33,35 @@ def desk(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         ("-m", "tests.platform.app_with_contract"),
     )
     with serving(folder, database.app_url, command=command, CONTRACT=str(file)) as service:
-        yield Desk(service, contract.load(file), database)
+        yield ResourceService(service, contract.load(file), database)
 
 
 @pytest.fixture
-def acme(desk: Desk) -> Iterator[Owner]:
-    with owner(desk, "Acme") as made:
+def acme(desk: ResourceService) -> Iterator[ResourceTenant]:
+    with resource_tenant(desk, "Acme") as made:
         yield made
 
 
 @pytest.fixture
-def rival(desk: Desk) -> Iterator[Owner]:
-    with owner(desk, "Rival") as made:
+def rival(desk: ResourceService) -> Iterator[ResourceTenant]:
+    with resource_tenant(desk, "Rival") as made:
         yield made
 
 
-def operations(desk: Desk) -> list[Operation]:
+def operations(desk: ResourceService) -> list[Operation]:
     """Those that were written, each after what it needs: rows are deleted last, notes first."""
     found = [o for o in desk.contract.operations.values() if o.tag in ("tasks", "things", "notes")]
     deletes = [o for tag in ("notes", "things", "tasks") for o in found if o.id == f"{tag}.delete"]
     return [o for o in found if o.verb != "delete"] + deletes
 
 
-def call(tenant: Owner, operation: Operation, rows: Owner) -> Any:
+def call(tenant: ResourceTenant, operation: Operation, rows: ResourceTenant) -> Any:
     """Ask as one tenant for an operation on the rows of another."""
     body = rows.body(operation) if operation.body else None
     return tenant.http.request(operation.method, rows.path(operation), json=body)
 
 
-def test_every_operation_works_with_its_example(desk: Desk, acme: Owner) -> None:
+def test_every_operation_works_with_its_example(desk: ResourceService, acme: ResourceTenant) -> None:
     for operation in operations(desk):
         if operation.verb == "create":
             assert acme.row(operation.tag).keys() > acme.body(operation).keys()
@@ -70,7 +70,7 @@ def test_every_operation_works_with_its_example(desk: Desk, acme: Owner) -> None
             assert answer.status_code in (200, 204), f"{operation.id}: {answer.text}"
 
 
-def test_no_operation_works_for_another_tenant(desk: Desk, acme: Owner, rival: Owner) -> None:
+def test_no_operation_works_for_another_tenant(desk: ResourceService, acme: ResourceTenant, rival: ResourceTenant) -> None:
     for operation in operations(desk):
         answer = call(rival, operation, acme)
         assert answer.status_code == 404, f"{operation.id}: {answer.text}"
@@ -79,7 +79,7 @@ def test_no_operation_works_for_another_tenant(desk: Desk, acme: Owner, rival: O
         assert acme.get(acme.path(get)).json() == acme.row(table)
 
 
-def test_defaults_and_nulls_are_what_was_said(acme: Owner) -> None:
+def test_defaults_and_nulls_are_what_was_said(acme: ResourceTenant) -> None:
     tasks = f"/orgs/{acme.org}/tasks"
     made = acme.post(tasks, title="Write")
     assert (made["done"], made["due"]) == (False, None)
@@ -93,7 +93,7 @@ def test_defaults_and_nulls_are_what_was_said(acme: Owner) -> None:
 
 
 def test_references_stay_within_the_tenant_and_keep_what_they_say(
-    acme: Owner, rival: Owner
+    acme: ResourceTenant, rival: ResourceTenant
 ) -> None:
     task, other = acme.post(f"/orgs/{acme.org}/tasks", title="A"), acme.row("tasks")
     notes = f"/orgs/{acme.org}/notes"
