@@ -84,6 +84,28 @@ def database(postgres: Postgres) -> Database:
     return postgres.database()
 
 
+@pytest.fixture(scope="session")
+def template_database(postgres: Postgres) -> Database:
+    """A database that is only ever copied."""
+    return postgres.database()
+
+
+@pytest.fixture
+def database_copy(postgres: Postgres, template_database: Database) -> Iterator[Database]:
+    """A migrated database that the test may change in any way."""
+    database = postgres.database(template=template_database.name)
+    yield database
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as superuser:
+        superuser.execute(f"drop database {database.name} (force)")
+
+
+@pytest.fixture
+def superuser(database: Database) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to the shared database that sees every row."""
+    with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+        yield connection
+
+
 def pytest_report_header() -> str:
     return f"PostgreSQL: {_kind()}"
 
