@@ -84,7 +84,8 @@ def _controls(forge: Forge) -> Iterator[Case]:
             json.dumps(json.loads(to_json(forge.claims)), indent="\t").encode(),
         ),
         "members in another order": forge.seal(
-            to_json(dict(reversed(forge.header.items()))), to_json(dict(reversed(forge.claims.items())))
+            to_json(dict(reversed(forge.header.items()))),
+            to_json(dict(reversed(forge.claims.items()))),
         ),
     }
     schemes = {"bearer", "BEARER", "bEaReR", "Bearer ", "Bearer  "}

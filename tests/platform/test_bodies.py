@@ -72,7 +72,9 @@ def test_a_body_that_is_not_declared_as_json_is_rejected(
 
 def test_two_content_types_are_rejected(shared_tenant: Tenant) -> None:
     twice = [("Content-Type", "application/json"), ("Content-Type", "application/json")]
-    assert shared_tenant.http.post("/orgs", content=b'{"name": "A"}', headers=twice).status_code == 415
+    assert (
+        shared_tenant.http.post("/orgs", content=b'{"name": "A"}', headers=twice).status_code == 415
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,10 @@ def test_two_content_types_are_rejected(shared_tenant: Tenant) -> None:
         "duplicate name": b'{"name": "A", "name": "B"}',
         "duplicate name, escaped": b'{"name": "A", "n\\u0061me": "B"}',
         "duplicate name, nested": b'{"name": {"a": 1, "a": 2}}',
-        "deep value of a duplicate name": b'{"name": ' + b"[" * 999 + b"]" * 999 + b', "name": "A"}',
+        "deep value of a duplicate name": b'{"name": '
+        + b"[" * 999
+        + b"]" * 999
+        + b', "name": "A"}',
     }.items(),
     ids=lambda case: case[0],
 )
@@ -146,8 +151,12 @@ def test_text_in_any_script_is_returned_as_it_was_sent(shared_tenant: Tenant) ->
     for name in ("Ünïcode", "日本", "𠀀 🚀", 'a:"b":{}\\', "x" * 100, "\u202e"):
         assert shared_tenant.post("/orgs", name=name)["name"] == name
     assert send(shared_tenant, b'{"name": "\\ud83d\\ude80 \\u0041"}').json()["name"] == "🚀 A"
-    assert error_pointers(shared_tenant.http.post("/orgs", json={"name": "x" * 101})) == [("body", "/name")]
-    assert error_pointers(shared_tenant.http.post("/orgs", json={"name": "a\u007fb"})) == [("body", "/name")]
+    assert error_pointers(shared_tenant.http.post("/orgs", json={"name": "x" * 101})) == [
+        ("body", "/name")
+    ]
+    assert error_pointers(shared_tenant.http.post("/orgs", json={"name": "a\u007fb"})) == [
+        ("body", "/name")
+    ]
 
 
 def test_a_declared_length_of_more_than_one_mebibyte_is_rejected(

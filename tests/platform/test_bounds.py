@@ -12,7 +12,7 @@ from service.operations import bodies
 from tests.platform.fix_metrics import MonitoredService
 from tests.platform.fix_postgres import Database
 from tests.platform.fix_raw import RawConnection, raw
-from tests.platform.fix_service import Service, Tenant, has_status, serving, tenant
+from tests.platform.fix_service import Tenant, has_status, serving, tenant
 
 GET = b"GET /health HTTP/1.1\r\nHost: service\r\n\r\n"
 MAX_CONNECTIONS = 30

@@ -106,7 +106,13 @@ def test_a_type_checker_reports_wrong_use(client: Path, tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text(correct.replace(old, new, 1))
     options = ["--strict", "--no-incremental", "--follow-imports=silent", "--config-file="]
     done = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, *(f"{name}.py" for name in ("correct", *mistakes))],
+        [
+            sys.executable,
+            "-m",
+            "mypy",
+            *options,
+            *(f"{name}.py" for name in ("correct", *mistakes)),
+        ],
         cwd=tmp_path,
         env={**os.environ, "MYPYPATH": str(client)},
         capture_output=True,

@@ -67,7 +67,9 @@ async def test_an_unchanged_page_is_not_hashed_again() -> None:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_swagger_ui_needs_no_other_host_and_no_inline_script(anonymous: httpx.Client, path: str) -> None:
+def test_swagger_ui_needs_no_other_host_and_no_inline_script(
+    anonymous: httpx.Client, path: str
+) -> None:
     response = anonymous.get(path)
     assert response.status_code == 200
     policy = dict(

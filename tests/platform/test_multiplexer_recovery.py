@@ -112,7 +112,10 @@ async def test_close_ends_a_connection_attempt(route: Route) -> None:
 async def test_reads_are_retried_after_a_lost_connection_and_writes_maybe_applied(
     route: Route, multiplexer_server: Server
 ) -> None:
-    async with connected(route, read_only=True) as reader, connected(route, connections=1) as writer:
+    async with (
+        connected(route, read_only=True) as reader,
+        connected(route, connections=1) as writer,
+    ):
         reads = [
             asyncio.create_task(reader.fetch([], f"select {n} from pg_sleep(0.2)"))
             for n in range(10)

@@ -34,7 +34,9 @@ def test_an_integer_may_equal_its_bounds(shared_tenant: Tenant) -> None:
         *("limit[]=1", "limit[a][b]=1", "Limit=1", "f[a][b]=1", "unknown=1", "=1", "limit=1&x"),
     ],
 )
-def test_a_query_that_the_contract_does_not_declare_is_rejected(shared_tenant: Tenant, query: str) -> None:
+def test_a_query_that_the_contract_does_not_declare_is_rejected(
+    shared_tenant: Tenant, query: str
+) -> None:
     rejected = shared_tenant.http.get(f"/orgs?{query}")
     assert {where for where, _ in error_pointers(rejected)} == {"query"}
 
@@ -63,7 +65,9 @@ def test_a_query_is_percent_decoded_and_its_empty_parts_are_ignored(shared_tenan
     ],
 )
 def test_a_malformed_cursor_is_rejected(shared_tenant: Tenant, cursor: str) -> None:
-    assert error_pointers(shared_tenant.http.get(f"/orgs?cursor={cursor}")) == [("query", "/cursor")]
+    assert error_pointers(shared_tenant.http.get(f"/orgs?cursor={cursor}")) == [
+        ("query", "/cursor")
+    ]
 
 
 @pytest.mark.parametrize(

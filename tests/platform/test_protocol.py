@@ -38,9 +38,15 @@ MALFORMED = {
     "chunked and another coding": POST + b"Transfer-Encoding: chunked, gzip\r\n\r\n" + LAST_CHUNK,
     "another coding and chunked": POST + b"Transfer-Encoding: gzip, chunked\r\n\r\n" + LAST_CHUNK,
     "an unknown coding": POST + b"Transfer-Encoding: xchunked\r\n\r\n" + LAST_CHUNK,
-    "a coding after a control character": POST + b"Transfer-Encoding:\x0bchunked\r\n\r\n" + LAST_CHUNK,
+    "a coding after a control character": POST
+    + b"Transfer-Encoding:\x0bchunked\r\n\r\n"
+    + LAST_CHUNK,
     "a coding before a space": POST + b"Transfer-Encoding : chunked\r\n\r\n" + LAST_CHUNK,
-    "a coding in HTTP/1.0": b"POST /auth/guest HTTP/1.0\r\n" + HOST + CHUNKED + b"\r\n" + LAST_CHUNK,
+    "a coding in HTTP/1.0": b"POST /auth/guest HTTP/1.0\r\n"
+    + HOST
+    + CHUNKED
+    + b"\r\n"
+    + LAST_CHUNK,
     "a folded field": GET + b"X-A: b\r\n c\r\n\r\n",
     "a folded first field": b"GET /health HTTP/1.1\r\n " + HOST + b"\r\n",
     "bare line feeds": b"GET /health HTTP/1.1\nHost: service\n\n",

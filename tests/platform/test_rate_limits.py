@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from service.limits.rate_counters import MAX_KEYS, MemoryCounters, Rate
+from tests.platform.fix_logs import count_events
 from tests.platform.fix_postgres import Database
 from tests.platform.fix_redis import PASSWORD, redis
-from tests.platform.fix_logs import count_events
 from tests.platform.fix_service import Service, get_status, has_status, serving, tenant, until
 
 COMMAND = ("-m", "tests.platform.app_with_faults")

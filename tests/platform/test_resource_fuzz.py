@@ -28,6 +28,8 @@ def test_no_generated_case_fails_a_check(
     # That generated values collide, of which it warns, is what unique keys are for.
     assert run.report["failures"] == run.report["errors"] == [], run.output
     assert run.report["stop_reason"] == "completed"
-    served = [o for o in resources.contract.operations.values() if o.tag in resources.contract.tables]
+    served = [
+        o for o in resources.contract.operations.values() if o.tag in resources.contract.tables
+    ]
     assert run.report["operations"]["tested"] == len(served)
     assert [o.id for o in served if not run.successes(f"{o.method.upper()} {o.path}")] == []

@@ -61,7 +61,9 @@ def call(tenant: ResourceTenant, operation: Operation, rows: ResourceTenant) -> 
     return tenant.http.request(operation.method, rows.path(operation), json=body)
 
 
-def test_every_operation_works_with_its_example(desk: ResourceService, acme: ResourceTenant) -> None:
+def test_every_operation_works_with_its_example(
+    desk: ResourceService, acme: ResourceTenant
+) -> None:
     for operation in operations(desk):
         if operation.verb == "create":
             assert acme.row(operation.tag).keys() > acme.body(operation).keys()
@@ -70,7 +72,9 @@ def test_every_operation_works_with_its_example(desk: ResourceService, acme: Res
             assert answer.status_code in (200, 204), f"{operation.id}: {answer.text}"
 
 
-def test_no_operation_works_for_another_tenant(desk: ResourceService, acme: ResourceTenant, rival: ResourceTenant) -> None:
+def test_no_operation_works_for_another_tenant(
+    desk: ResourceService, acme: ResourceTenant, rival: ResourceTenant
+) -> None:
     for operation in operations(desk):
         answer = call(rival, operation, acme)
         assert answer.status_code == 404, f"{operation.id}: {answer.text}"

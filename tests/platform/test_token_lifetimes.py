@@ -141,9 +141,9 @@ def test_a_token_with_a_longer_lifetime_than_the_contract_allows_is_rejected(
     longer = TokenTerms(declared.issuer, declared.audience, declared.lifetime + 1)
 
     def issue(terms: TokenTerms) -> str:
-        return tokens.issue(
-            key_ring, terms, subject="guest-0001", org_id=ORG_ID, now=time.time()
-        )[0]
+        return tokens.issue(key_ring, terms, subject="guest-0001", org_id=ORG_ID, now=time.time())[
+            0
+        ]
 
     assert status(http, issue(longer)) == 401
     assert status(http, issue(declared)) == 200

@@ -46,7 +46,6 @@ class Collector:
     def named(self, name: str) -> list[Span]:
         return [span for span in self.spans() if span.name == name]
 
-
     def children(self, parent: Span) -> list[Span]:
         return [span for span in self.spans() if span.parent_span_id == parent.span_id]
 
@@ -141,7 +140,9 @@ def test_an_operation_is_a_span_and_its_statement_a_child_span(
             assert secret not in exported
 
 
-def test_each_statement_of_a_transaction_is_a_child_span(traced: Service, collector: Collector) -> None:
+def test_each_statement_of_a_transaction_is_a_child_span(
+    traced: Service, collector: Collector
+) -> None:
     with tenant(traced, "Created"):
         span = until(lambda: collector.named("orgs.create"))[-1]
     statements = until(lambda: collector.children(span))
@@ -149,7 +150,9 @@ def test_each_statement_of_a_transaction_is_a_child_span(traced: Service, collec
     assert all(attributes(s)["db.system.name"] == "postgresql" for s in statements)
 
 
-def test_a_request_without_a_valid_traceparent_starts_a_trace(traced: Service, collector: Collector) -> None:
+def test_a_request_without_a_valid_traceparent_starts_a_trace(
+    traced: Service, collector: Collector
+) -> None:
     with traced.http() as client:
         assert client.get("/health", headers={"traceparent": "nonsense"}).status_code == 200
     span = until(lambda: collector.named("system.health"))[-1]
@@ -158,7 +161,9 @@ def test_a_request_without_a_valid_traceparent_starts_a_trace(traced: Service, c
     assert wait_for_event(traced, "request", operation="system.health", trace_id=trace_id)
 
 
-def test_the_span_of_a_rejected_request_has_its_status_and_no_text(traced: Service, collector: Collector) -> None:
+def test_the_span_of_a_rejected_request_has_its_status_and_no_text(
+    traced: Service, collector: Collector
+) -> None:
     with traced.http() as client:
         assert client.get("/auth/me").status_code == 401
         assert client.get("/nowhere/canary").status_code == 404
@@ -204,8 +209,9 @@ def test_an_outage_of_the_collector_is_logged_once_and_delays_nothing(
         with collecting(port) as collector:
             until(lambda: is_logged_after_a_request("traces_sent_again"))
             until(
-                lambda: is_logged_after_a_request("traces_sent_again")
-                and len(collector.requests) > 3
+                lambda: (
+                    is_logged_after_a_request("traces_sent_again") and len(collector.requests) > 3
+                )
             )
         started = time.monotonic()
         assert service.terminate() == 0
@@ -214,7 +220,9 @@ def test_an_outage_of_the_collector_is_logged_once_and_delays_nothing(
         assert "Traceback" not in service.log_text()
 
 
-def test_a_collector_that_does_not_respond_does_not_delay_the_exit(tmp_path: Path, database: Database) -> None:
+def test_a_collector_that_does_not_respond_does_not_delay_the_exit(
+    tmp_path: Path, database: Database
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with serving(
@@ -228,7 +236,9 @@ def test_a_collector_that_does_not_respond_does_not_delay_the_exit(tmp_path: Pat
                 assert time.monotonic() - started < 5
 
 
-def test_the_last_spans_are_sent_before_the_service_exits(tmp_path: Path, database: Database) -> None:
+def test_the_last_spans_are_sent_before_the_service_exits(
+    tmp_path: Path, database: Database
+) -> None:
     with collecting() as collector:
         endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
         with serving(tmp_path, database.app_url, **endpoint) as service:
