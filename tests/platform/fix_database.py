@@ -24,7 +24,7 @@ async def connecting(url: Url, **options: Any) -> AsyncIterator[tuple[Connection
         await connections.close()
 
 
-async def eventually(condition: Callable[[], Any], timeout: float = 10) -> None:
+async def eventually(condition: Callable[[], Any], timeout: float = 10) -> None:  # noqa: ASYNC109
     """Return once the condition is true. Raises `TimeoutError`."""
     async with asyncio.timeout(timeout):
         while not condition():  # noqa: ASYNC110

@@ -142,7 +142,8 @@ async def connected(
         await multiplexer.close(timeout=1)
 
 
-async def until(condition: Callable[[], bool], timeout: float = 10) -> None:
+async def until(condition: Callable[[], bool], timeout: float = 10) -> None:  # noqa: ASYNC109
+    """Return once the condition is true; fail after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"not true within {timeout} s"

@@ -141,8 +141,8 @@ def test_a_person_signs_in_and_creates_a_project_in_swagger_ui(service: Service)
     with page() as browser:
         browser.call(
             "Page.addScriptToEvaluateOnNewDocument",
-            source="window.violations = [];"
-            "addEventListener('securitypolicyviolation', e => violations.push(e.violatedDirective));",
+            source="window.violations = []; addEventListener("
+            "'securitypolicyviolation', e => violations.push(e.violatedDirective));",
         )
         browser.call("Page.navigate", url=f"{service.url}/ui")
         browser.until("document.querySelectorAll('.opblock').length", 30)

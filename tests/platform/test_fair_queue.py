@@ -45,7 +45,7 @@ def test_slots_are_given_in_turn_and_none_is_lost() -> None:
     async def main() -> None:
         semaphore, order = FairSemaphore(2, max_waiting=6), []
 
-        async def hold(key: str, seconds: float, timeout: float = 5) -> None:
+        async def hold(key: str, seconds: float, timeout: float = 5) -> None:  # noqa: ASYNC109
             async with semaphore.slot(key, timeout):
                 order.append(key)
                 await asyncio.sleep(seconds)
@@ -91,17 +91,16 @@ def test_a_busy_tenant_does_not_slow_down_a_quiet_one(
         quiet = tenant_session(connections, QUIET_TENANT, read_only=read_only)
         busy = tenant_session(connections, BUSY_TENANT, read_only=read_only)
         alone = sorted([await request(quiet) for _ in range(10)])
-        end, served, rejected = time.monotonic() + 3, 0, 0
+        end, served, reasons = time.monotonic() + 3, 0, Counter[Reason]()
 
         async def request_repeatedly() -> None:
-            nonlocal served, rejected
+            nonlocal served
             while time.monotonic() < end:
                 try:
                     await request(busy)
                     served += 1
                 except Unavailable as error:
-                    assert error.reason == Reason.NO_ROOM
-                    rejected += 1
+                    reasons[error.reason] += 1
                     await asyncio.sleep(0.02)
 
         tasks = [asyncio.create_task(request_repeatedly()) for _ in range(100)]
@@ -111,7 +110,7 @@ def test_a_busy_tenant_does_not_slow_down_a_quiet_one(
         # The 75th percentile, because other tests share the processors.
         assert beside[14] < 2 * alone[7], (alone, beside)
         assert served > 0.6 * 2 * 3 / SECONDS
-        assert rejected
+        assert set(reasons) == {Reason.NO_ROOM}
 
     run_connected(database.app_url, test, connections=2)
 

@@ -54,7 +54,7 @@ async def wait() -> dict[str, str]:
     """Create the file `.waiting`, then wait until the test creates the file `.go`."""
     contract = Path(os.environ["FAULTS_CONTRACT"])
     await asyncio.to_thread(contract.with_suffix(".waiting").touch)
-    while not await asyncio.to_thread(contract.with_suffix(".go").exists):
+    while not await asyncio.to_thread(contract.with_suffix(".go").exists):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     return {"received": "waited"}
 
