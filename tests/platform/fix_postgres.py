@@ -65,7 +65,7 @@ class Database:
 def count_blocked(superuser: psycopg.Connection[Any]) -> int:
     """Return how many statements wait for a lock, also within a transaction of `superuser`.
 
-    Unlike pg_stat_activity, pg_locks is read anew by each statement of a transaction.
+    Unlike pg_stat_activity, pg_locks is read again by each statement of a transaction.
     """
     return superuser.execute("select from pg_locks where not granted").rowcount
 

@@ -78,13 +78,13 @@ def replicas(folder: Path, database: Database, url: str, count: int = 2) -> Iter
     with ExitStack() as stack:
         services = []
         for n in range(count):
-            own = folder / str(n)
-            own.mkdir()
-            settings = {"FAULTS_CONTRACT": str(own / "contract.json"), "REDIS_URL": url}
+            subfolder = folder / str(n)
+            subfolder.mkdir()
+            settings = {"FAULTS_CONTRACT": str(subfolder / "contract.json"), "REDIS_URL": url}
             settings["KEYS_DIR"] = str(folder / "keys")
             services.append(
                 stack.enter_context(
-                    serving(own, database.app_url, command=COMMAND, ready=False, **settings)
+                    serving(subfolder, database.app_url, command=COMMAND, ready=False, **settings)
                 )
             )
         for service in services:

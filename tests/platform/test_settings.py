@@ -199,8 +199,8 @@ def test_there_is_no_default_signing_key(tmp_path: Path) -> None:
 
 def test_a_port_that_is_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
     keys.create_key(tmp_path, time.time())
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         code, lines = run(DATABASE_URL=URL, KEYS_DIR=str(tmp_path), PORT=str(port))
     reason = f"PORT: cannot listen on 127.0.0.1:{port}: Address already in use"
     assert (code, lines) == (1, [reason])
