@@ -111,7 +111,7 @@ def _rounds(
     folder: Path,
 ) -> list[Run]:
     runs: list[Run] = []
-    binary = embedded._binaries() / "pgbench"
+    binary = embedded.binary("pgbench")
     different = systems.System(report.DIFFERENT, ours.url, ours.pid, 0)
     for round_ in range(options.rounds):
         for workload in load.WORKLOADS:

@@ -41,8 +41,8 @@ class Data:
 def make(server: Server, folder: Path, contract: Contract, orgs: int, projects: int) -> Data:
     """Make a database with `orgs` organizations of `projects` each, vacuumed and analyzed."""
     name = f"bench_{orgs * projects}"
-    roles.make_roles(server.url(), OWNER_PASSWORD, APP_PASSWORD)
-    roles.make_database(server.url(), name)
+    roles.create_roles(server.url(), OWNER_PASSWORD, APP_PASSWORD)
+    roles.create_database(server.url(), name)
     migrate.upgrade(server.url(roles.OWNER, OWNER_PASSWORD, name))
     with psycopg.connect(server.url(database=name), autocommit=True) as connection:
         for statement in SEED.split(";")[:2]:
