@@ -111,9 +111,11 @@ image-test: $(VENV)/test.stamp ## Test the image read-only, with any uid, no cap
 bench: $(VENV)/test.stamp ## Benchmark the service and its peers (needs wrk)
 	$(BIN)/python -m evidence.benchmark $(ARGS)
 
+# From scratch: an incremental build does not repeat the warnings of unchanged pages.
 docs: $(VENV)/docs/stamp ## Build the documentation site: build/docs
-	@$(VENV)/docs/bin/sphinx-build -W --keep-going -n -q -b html docs build/docs
-	@echo "build/docs/index.html"
+	@rm -rf build/docs build/doctrees
+	@$(VENV)/docs/bin/sphinx-build -W --keep-going -n -q -d build/doctrees docs build/docs
+	@echo build/docs/index.html
 
 ##@ Maintain
 format: $(VENV)/test.stamp ## Format the code

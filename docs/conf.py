@@ -17,10 +17,12 @@ PAGES = {
     "SECURITY.md": "security.md",
 }
 INCLUDE = re.compile(r"```\{include\} \.\./(?P<file>[A-Z]+\.md)\n```\n")
-# A relative link outside of code; `.+?` skips fenced blocks and code spans as they are.
+# Code, which stays as it is, or the target of a relative link.
 LINK = re.compile(
-    r"^ *(?P<fence>```+)[^\n]*\n.*?^ *(?P=fence)|`[^`\n]*`|\]\((?P<target>[^)\s:#]+)(?P<anchor>#[^)\s]*)?\)",
-    re.DOTALL | re.MULTILINE,
+    r"""^\ *(?P<fence>```+)[^\n]*\n.*?^\ *(?P=fence)  # a fenced block
+    | `[^`\n]*`                                     # a code span
+    | \]\((?P<target>[^)\s:\#]+)(?P<anchor>\#[^)\s]*)?\)""",
+    re.DOTALL | re.MULTILINE | re.VERBOSE,
 )
 
 project = "Covenant"
@@ -31,7 +33,6 @@ extensions = ["myst_parser"]
 nitpicky = True
 source_suffix = {".md": "markdown"}
 myst_heading_anchors = 4
-myst_enable_extensions = ["alert", "attrs_block", "deflist"]
 
 html_theme = "furo"
 html_title = "Covenant"

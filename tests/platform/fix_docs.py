@@ -24,7 +24,7 @@ def blocks(text: str) -> list[Block]:
 
 
 def section(file: Path, heading: str) -> str:
-    """Return what is between a heading such as `## Codes` and the next of the same or a higher level."""
+    """Return the text below a heading such as `## Codes`, up to the next of its level or above."""
     level = len(heading) - len(heading.lstrip("#"))
     _, found, rest = file.read_text().partition(f"\n{heading}\n")
     assert found, f"{file.name} has no heading {heading!r}"

@@ -205,9 +205,7 @@ def test_the_resource_needs_no_python_but_the_revision(
     assert re.fullmatch(r"db/migrations/versions/\d{4}_tasks\.py", revision)
 
 
-def test_nothing_is_stale_after_the_commands(
-    terminal: Terminal, resource: tuple[str, str]
-) -> None:
+def test_nothing_is_stale_after_the_commands(terminal: Terminal, resource: tuple[str, str]) -> None:
     terminal.type("make stale && .venv/bin/python -m dev.lint")
 
 
