@@ -1,8 +1,10 @@
 """Configuration of the documentation site (`make docs`). It uses no CDN and no external fonts."""
 
+import os
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -24,6 +26,11 @@ LINK = re.compile(
     | \]\((?P<target>[^)\s:\#]+)(?P<anchor>\#[^)\s]*)?\)""",
     re.DOTALL | re.MULTILINE | re.VERBOSE,
 )
+
+TABLE, ROW, HEADER = (
+    re.compile(rf"<{tag}\b[^>]*>(.*?)</{tag}>", re.DOTALL) for tag in ("table", "tr", "th")
+)
+CELL = re.compile(r"<td\b")
 
 project = "Covenant"
 project_copyright = "the Covenant authors"
@@ -71,11 +78,30 @@ def _site_link(match: re.Match[str], folder: Path, page: str) -> str:
         return f"]({PAGES[path]}{anchor})"
     if path.startswith("docs/"):
         return f"]({path.removeprefix('docs/')}{anchor})"
+    if file.suffix in (".png", ".svg"):
+        return f"]({os.path.relpath(file, ROOT / 'docs')})"
     if not path or not file.exists():
         log.warning("the link to %s leads nowhere", match["target"], location=page)
     return f"]({REPOSITORY}/blob/main/{path}{anchor})"
 
 
+def _label_cells(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
+    """Give every table cell the header of its column, which `site.css` shows on phones."""
+    if "body" in context:
+        context["body"] = TABLE.sub(lambda match: _labelled(match[0]), context["body"])
+
+
+def _labelled(table: str) -> str:
+    labels = [re.sub("<[^>]*>", "", header).strip() for header in HEADER.findall(table)]
+
+    def labelled_row(row: re.Match[str]) -> str:
+        columns = iter(labels)
+        return CELL.sub(lambda _: f'<td data-label="{next(columns, "")}"', row[0])
+
+    return ROW.sub(labelled_row, table)
+
+
 def setup(app: Sphinx) -> None:
-    """Register the handler."""
+    """Register the handlers."""
     app.connect("source-read", _read_source)
+    app.connect("html-page-context", _label_cells)
