@@ -38,7 +38,7 @@ def check(contract: Contract) -> None:
 
 def fault(contract: Contract, findings: list[Violation]) -> ContractError:
     """Return the error that names the line of each place of `contract`, and why."""
-    return ContractError(contract.fault(place, reason) for place, reason in findings)
+    return ContractError(contract.issue(place, reason) for place, reason in findings)
 
 
 def _faults(contract: Contract) -> Iterator[Violation]:

@@ -56,7 +56,7 @@ def _fault(
     for name, file in ((env.name, f"values.{env.name}.yaml"), (None, "values.yaml")):
         if _holds(own.values.get(name, {}), place):
             return [Issue(f"overrides/{file}", 1, format_path(place), reason)]
-    return list(fault(contract, [((*env.place, "values", *place), reason)]).faults)
+    return list(fault(contract, [((*env.place, "values", *place), reason)]).issues)
 
 
 def _holds(values: Any, place: NodePath) -> bool:

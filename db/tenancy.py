@@ -1,8 +1,9 @@
-"""The one door to tenant data: binds the tenant, runs the statement, says what errors mean.
+"""Sessions: the only way to tenant data. They bind the tenant, run statements, translate errors.
 
-The settings are bound inside the transaction only (`set_config(…, true)`,
-https://www.postgresql.org/docs/current/functions-admin.html), so that no connection carries a
-tenant from one request to the next. Policies read them; nothing else opens a row.
+A session binds `app.org_id` or `app.subject` with `set_config(…, true)`
+(https://www.postgresql.org/docs/current/functions-admin.html), which lasts until the transaction
+ends. No connection carries a tenant from one request to the next. Policies read these settings;
+nothing else makes a row visible.
 """
 
 from collections.abc import AsyncIterator, Mapping
@@ -13,14 +14,14 @@ import psycopg
 from orjson import Fragment
 
 from db.connections.database import Database
-from db.errors import NotFound, Unavailable, from_postgres
+from db.errors import NotFound, Reason, Unavailable, from_postgres
 
 Row = tuple[bytes | None, ...]
 
 
 @dataclass(frozen=True)
 class Transaction:
-    """Several statements under one binding, all or nothing."""
+    """Several statements with the same settings, committed together or not at all."""
 
     connection: psycopg.AsyncConnection[object]
 
@@ -29,11 +30,11 @@ class Transaction:
         return _rows(await self.connection.execute(sql, parameters))
 
     async def run(self, sql: str, *parameters: str) -> int:
-        """Return how many rows the statement changed."""
+        """Run a statement and return how many rows it changed."""
         return (await self.connection.execute(sql, parameters)).rowcount
 
     async def bind(self, **settings: str) -> None:
-        """Bind more settings, or others, for the rest of the transaction."""
+        """Set `app.<name>` for the rest of the transaction, added to or replacing what is set."""
         await _bind(self.connection, {f"app.{name}": value for name, value in settings.items()})
 
 
@@ -41,83 +42,85 @@ class Transaction:
 class Session:
     """The database as one tenant, one subject, or nobody may see it.
 
-    A statement may take `timeout` seconds; None: what the database allows.
+    Each statement is its own transaction, unless `current` is one that the session belongs to.
+    `statement_timeout` is in seconds; None is the default of the database. `connect_timeout`
+    bounds the wait for a connection of `transaction`, in seconds.
     """
 
     database: Database
     settings: Mapping[str, str] = field(default_factory=dict)
     read_only: bool = True
-    timeout: float | None = None
-    within: Transaction | None = None  # all that is done through this door is part of it
-    patience: float | None = None  # seconds to wait for a connection of a transaction's own
+    statement_timeout: float | None = None
+    current: Transaction | None = None
+    connect_timeout: float | None = None
 
     async def fetch(self, sql: str, *parameters: str | None) -> list[Row]:
-        """Run one statement in its own transaction and return its rows as text.
-
-        Raises `DbError`.
-        """
+        """Run one statement and return its rows as text. Raises `DbError`."""
         try:
-            if self.within:
-                return await self.within.fetch(sql, *parameters)
+            if self.current:
+                return await self.current.fetch(sql, *parameters)
             return await self.database.fetch(
                 self.settings,
                 sql,
                 parameters,
                 read_only=self.read_only,
-                statement_timeout=self.timeout,
+                statement_timeout=self.statement_timeout,
             )
         except psycopg.Error as error:
-            raise self._meaning(error) from error
+            raise self._translate(error) from error
 
     @asynccontextmanager
     async def transaction(self, **settings: str) -> AsyncIterator[Transaction]:
-        """Yield a transaction with this door's settings and, as `app.<name>`, those given.
+        """Yield a transaction with this session's settings and, as `app.<name>`, those given.
 
-        Raises `DbError`: whatever the database said goes to the log, never to the client.
+        Raises `DbError`. PostgreSQL's own message goes to the log, never to the client.
         """
         bound = {**self.settings, **{f"app.{name}": value for name, value in settings.items()}}
         try:
-            if self.within:
+            if self.current:
                 if settings:
-                    await self.within.bind(**settings)
-                yield self.within
+                    await self.current.bind(**settings)
+                yield self.current
                 return
-            share = next(iter(bound.values()), "")
             async with self.database.connection(
-                self.read_only, self.timeout, self.patience, share
+                read_only=self.read_only,
+                statement_timeout=self.statement_timeout,
+                timeout=self.connect_timeout,
+                queue_key=next(iter(bound.values()), ""),
             ) as connection:
-                await _bind(connection, bound | self.database.limits(self.timeout))
+                limits = self.database.transaction_settings(self.statement_timeout)
+                await _bind(connection, bound | limits)
                 yield Transaction(connection)
         except psycopg.Error as error:
-            raise self._meaning(error) from error
+            raise self._translate(error) from error
 
-    def _meaning(self, error: psycopg.Error) -> Exception:
-        """Return what to raise; an error that is a fault of ours stays what it is, and is a 500."""
+    def _translate(self, error: psycopg.Error) -> Exception:
+        """Return what to raise. A bug of the service stays what it is, and becomes a 500."""
         if self.read_only and isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
             return error
-        known = from_postgres(error)
-        if known is None and self.database.reason:  # such as migrations that are behind
-            return Unavailable(self.database.reason)
-        return known or error
+        translated = from_postgres(error)
+        if translated is None and (reason := self.database.not_ready_reason):
+            return Unavailable(Reason.NOT_READY, reason)  # for example, migrations are behind
+        return translated or error
 
 
 def tenant_session(
-    database: Database, org_id: str, *, read_only: bool, timeout: float | None = None
+    database: Database, org_id: str, *, read_only: bool, statement_timeout: float | None = None
 ) -> Session:
-    """The database as the organization `org_id` sees it."""
-    return Session(database, {"app.org_id": org_id}, read_only, timeout)
+    """Return the database as the organization `org_id` sees it."""
+    return Session(database, {"app.org_id": org_id}, read_only, statement_timeout)
 
 
 def subject_session(
-    database: Database, subject: str, *, read_only: bool, timeout: float | None = None
+    database: Database, subject: str, *, read_only: bool, statement_timeout: float | None = None
 ) -> Session:
-    """The database as a member sees it: the organizations that `subject` is a member of."""
-    return Session(database, {"app.subject": subject}, read_only, timeout)
+    """Return the database as `subject` sees it: the organizations that it is a member of."""
+    return Session(database, {"app.subject": subject}, read_only, statement_timeout)
 
 
-def anonymous_session(database: Database, *, timeout: float | None = None) -> Session:
-    """The database with nothing bound: no row of any tenant."""
-    return Session(database, read_only=False, timeout=timeout)
+def anonymous_session(database: Database, *, statement_timeout: float | None = None) -> Session:
+    """Return the database with nothing bound: no row of any tenant is visible."""
+    return Session(database, read_only=False, statement_timeout=statement_timeout)
 
 
 def single_row(rows: list[Row]) -> Fragment:

@@ -32,7 +32,7 @@ def lint(checked: Contract) -> list[Issue]:
         place: NodePath = ("paths", operation.path, operation.method)
         for below, reason in _operation(checked, operation):
             found.append(((*place, *below), reason))
-    return sorted(checked.fault(place, reason) for place, reason in found)
+    return sorted(checked.issue(place, reason) for place, reason in found)
 
 
 def _operation(checked: Contract, operation: Operation) -> Iterator[tuple[NodePath, str]]:

@@ -1,9 +1,9 @@
-"""What this service is and whether it works."""
+"""What this service is, and whether it works."""
 
 from typing import Any
 
 from db.connections.database import Database
-from db.errors import Unavailable
+from db.errors import Reason, Unavailable
 from openapi.contract import Contract
 from service.status import Status
 
@@ -29,7 +29,7 @@ async def health() -> dict[str, str]:
 
 
 async def ready(status: Status, database: Database) -> dict[str, str]:
-    reason = "the service is stopping" if status.stopping else database.reason
+    reason = "the service is stopping" if status.stopping else database.not_ready_reason
     if reason:
-        raise Unavailable(reason)
+        raise Unavailable(Reason.NOT_READY, reason)
     return {"status": "ready"}

@@ -1,11 +1,10 @@
-"""The contract, loaded and checked before anything runs: operations, schemas and facts by name."""
+"""The contract, loaded and checked before anything runs: operations, tables and settings."""
 
-import ast
 import hashlib
 import importlib.util
 import json
 import sys
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Mapping, Set
 from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -13,9 +12,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from openapi import documents, rules, tables
-from openapi.documents import NodePath, deref, format_path, function_of
-from openapi.rules import table_operations
+from openapi import documents, handler_modules, rules, tables
+from openapi.documents import NodePath, deref, format_path, function_name
+from openapi.object_tree import walk
+from openapi.rules import Violation, table_operations
 from openapi.rules import tables as table_rules
 from openapi.tables import Table
 from openapi.yaml_loader import ContractError, Issue, display, line_of, parse, read
@@ -25,12 +25,11 @@ __all__ = ["Contract", "ContractError", "Issue", "Operation", "deref", "load", "
 HERE = Path(__file__).resolve().parent
 DEFAULT = HERE / "openapi.yaml"
 DEFAULT_HANDLERS = HERE.parent / "handlers"
-ABSENT = "does not exist"
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of one path, every `$ref` resolved, with the x- keys in force for it."""
+    """One method of one path, every `$ref` resolved, with its effective x- keys."""
 
     id: str
     tag: str
@@ -46,12 +45,16 @@ class Operation:
     @property
     def function(self) -> str:
         """The name of the handler in the tag's module: `list_` for projects.list."""
-        return function_of(self.verb)
+        return function_name(self.verb)
 
 
 @dataclass(frozen=True)
 class Contract:
-    """A contract without faults; `document` is as written, its `$ref`s kept."""
+    """A contract without issues; `document` is as written, its `$ref`s unresolved.
+
+    `hash` is the SHA-256 of the file. `service`, `token` and `tenant` are x-service, x-token and
+    x-tenant.
+    """
 
     file: Path
     hash: str
@@ -67,50 +70,43 @@ class Contract:
     lines: Mapping[NodePath, int] = field(repr=False, compare=False)
 
     def line_of(self, *path: str | int) -> int:
-        """Return the line of the value at `path`, or of the nearest that holds it."""
+        """Return the line of the node at `path`, or of its nearest ancestor that has one."""
         return line_of(self.lines, path)
 
-    def fault(self, place: NodePath, reason: str) -> Issue:
-        """Return what is wrong at `place`, for whoever holds the contract to more than `load`."""
-        return Issue(display(self.file), self.line_of(*place), format_path(place), reason)
+    def issue(self, path: NodePath, reason: str) -> Issue:
+        """Return an issue at `path`, for checks beyond those of `load`."""
+        return Issue(display(self.file), self.line_of(*path), format_path(path), reason)
 
 
 def load(file: Path = DEFAULT, handlers: Path | None = DEFAULT_HANDLERS) -> Contract:
-    """Return the contract of `file`; its handlers must exist below `handlers`, unless None.
+    """Return the contract in `file`.
 
-    The verbs of a table need none: the generic handler serves them.
-    Raises `ContractError` with all its faults at once.
+    Every operation must have a handler in the folder `handlers`, unless that is None or the
+    service handles it from a table. Raises `ContractError` with all issues of the contract.
     """
     name = display(file)
     source = read(file, name)
-    document, lines, flaws = parse(source, name)
-    spoiled = {place for _, place, _ in flaws}
-    functions_of = cache(partial(_functions, handlers))
-    found = rules.check(
-        document,
-        json.loads(_openapi_schema().read_bytes()),
-        json.loads((HERE / "extensions.schema.json").read_bytes()),
-        _handler_faults(handlers, functions_of, tables.names(document)),
-    )
-    found += table_rules.check(document)
-    found += table_operations.check(document, functions_of)
-    flaws += [
-        (line_of(lines, place), place, reason) for place, reason in found if place not in spoiled
+    document, lines, issues = parse(source, name)
+    reported = {path for _, path, _ in issues}
+    issues += [
+        (line_of(lines, path), path, reason)
+        for path, reason in _violations(document, handlers)
+        if path not in reported
     ]
-    if flaws:
+    if issues:
         raise ContractError(
-            [Issue(name, line, format_path(p), reason) for line, p, reason in flaws]
+            Issue(name, line, format_path(path), reason) for line, path, reason in issues
         )
     return _contract(file, hashlib.sha256(source).hexdigest(), document, lines)
 
 
 def public_document(contract: Contract) -> dict[str, Any]:
-    """Return what clients are served: no x- keys, and requests go to the origin they came from.
+    """Return the document for clients: without x- keys, and with the service's origin as server.
 
-    An enum that is nullable names null, which OpenAPI 3.0.3 demands and people forget.
+    A nullable enum gets the value null, which OpenAPI 3.0.3 requires and authors forget.
     """
     document = deepcopy(contract.document)
-    for _, kind, node in documents.walk(document):
+    for _, kind, node in walk(document):
         for key in [key for key in node if key.startswith("x-")]:
             del node[key]
         if kind == "schema" and node.get("nullable") is True and "enum" in node:
@@ -118,10 +114,35 @@ def public_document(contract: Contract) -> dict[str, Any]:
     return document | {"servers": [{"url": "/"}]}
 
 
+def _violations(document: dict[str, Any], handlers: Path | None) -> list[Violation]:
+    table_names = tables.names(document)
+    module_of = cache(partial(handler_modules.parse_module, handlers)) if handlers else None
+
+    def handler_issue(tag: str, function: str) -> str | None:
+        if module_of is None:
+            return None
+        has_table = tag in table_names
+        return handler_modules.missing_handler(module_of(tag), function, has_table=has_table)
+
+    def handlers_of(tag: str) -> Set[str]:
+        return module_of(tag).functions if module_of else frozenset()
+
+    return [
+        *rules.check(
+            document,
+            json.loads(_openapi_schema().read_bytes()),
+            json.loads((HERE / "extensions.schema.json").read_bytes()),
+            handler_issue,
+        ),
+        *table_rules.check(document),
+        *table_operations.check(document, handlers_of),
+    ]
+
+
 def _contract(file: Path, digest: str, document: Any, lines: Mapping[NodePath, int]) -> Contract:
     operations = {}
-    for place, item, node in documents.each_operation(document):
-        id, (_, path, method) = node["operationId"], place
+    for node_path, item, node in documents.each_operation(document):
+        id, (_, path, method) = node["operationId"], node_path
         tag, verb = id.split(".")
         operations[id] = Operation(
             id=id,
@@ -131,7 +152,7 @@ def _contract(file: Path, digest: str, document: Any, lines: Mapping[NodePath, i
             path=str(path),
             parameters=tuple(
                 deref(document, parameter)
-                for _, parameter in documents.parameters_of(document, place).values()
+                for _, parameter in documents.parameters_of(document, node_path).values()
             ),
             body=deref(document, node.get("requestBody")),
             responses=MappingProxyType(deref(document, node["responses"])),
@@ -139,8 +160,8 @@ def _contract(file: Path, digest: str, document: Any, lines: Mapping[NodePath, i
             extensions=MappingProxyType(documents.effective_extensions(document, item, node)),
         )
     schemes = documents.mapping_at(document, "components", "securitySchemes").values()
-    words = {"x-token", "x-tenant"}
-    bearer: dict[str, Any] = next((scheme for scheme in schemes if words <= scheme.keys()), {})
+    required = {"x-token", "x-tenant"}
+    bearer: dict[str, Any] = next((scheme for scheme in schemes if required <= scheme.keys()), {})
     return Contract(
         file=file,
         hash=digest,
@@ -157,54 +178,8 @@ def _contract(file: Path, digest: str, document: Any, lines: Mapping[NodePath, i
     )
 
 
-def _handler_faults(
-    handlers: Path | None, functions_of: Callable[[str], Set[str] | str], generic: Set[str]
-) -> Callable[[str, str], str | None]:
-    """Return what tells why a module's function cannot handle an operation.
-
-    The tags of `generic` need no function for the verbs of a table.
-    """
-
-    def fault(tag: str, function: str) -> str | None:
-        found = functions_of(tag)
-        if handlers is None or (isinstance(found, Set) and function in found):
-            return None
-        is_verb = tag in generic and function in map(function_of, tables.METHOD_BY_VERB)
-        if is_verb and (isinstance(found, Set) or found == ABSENT):
-            return None
-        file = f"{handlers.name}/{tag}.py"
-        hint = (
-            f"; the verbs of a table are {', '.join(tables.METHOD_BY_VERB)}"
-            if tag in generic
-            else ""
-        )
-        if found == ABSENT:
-            return f"{file} {ABSENT}: it should define `{function}`{hint}"
-        if isinstance(found, str):
-            return f"{file} {found}"
-        return f"{file} has no function `{function}`{hint}"
-
-    return fault
-
-
-def _functions(handlers: Path | None, tag: str) -> frozenset[str] | str:
-    """Return the functions of a tag's module, or what is wrong with it; imports nothing."""
-    if handlers is None:
-        return frozenset()
-    try:
-        body = ast.parse((handlers / f"{tag}.py").read_bytes()).body
-    except OSError:
-        return ABSENT
-    except SyntaxError as error:
-        return f"is no Python (line {error.lineno}: {error.msg})"
-    except ValueError as error:
-        return f"is no Python ({error})"
-    functions = ast.FunctionDef | ast.AsyncFunctionDef
-    return frozenset(node.name for node in body if isinstance(node, functions))
-
-
 def _openapi_schema() -> Path:
-    """Return where Connexion keeps the schema of OpenAPI 3.0; it is found, not imported."""
+    """Return the file with Connexion's JSON Schema of OpenAPI 3.0, without importing Connexion."""
     spec = importlib.util.find_spec("connexion")
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError("connexion")
@@ -212,7 +187,7 @@ def _openapi_schema() -> Path:
 
 
 def main(arguments: list[str]) -> int:
-    """Check the contract named, or ours: print its faults and return 1, or one line and 0."""
+    """Check the contract in the file given, or the default one; return 1 if it has issues."""
     file = Path(arguments[0]) if arguments else DEFAULT
     try:
         contract = load(file)
@@ -220,7 +195,7 @@ def main(arguments: list[str]) -> int:
         print(error, file=sys.stderr)
         return 1
     count = len(contract.operations)
-    print(f"{display(file)}: {count} operation{'s' * (count != 1)}, 0 faults")
+    print(f"{display(file)}: {count} operation{'s' * (count != 1)}, 0 issues")
     return 0
 
 

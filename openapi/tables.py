@@ -1,12 +1,12 @@
-"""The tables that a contract describes by `x-table`: columns come from the schema's properties."""
+"""The tables that a contract defines with `x-table`; the schema's properties are the columns."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from openapi.documents import NodePath, deref, list_at, mapping_at
 
-# What the generic handler serves, by the method that the verb needs.
+# The verbs that the service serves without code, and the HTTP method of each.
 METHOD_BY_VERB = {
     "create": "post",
     "list": "get",
@@ -15,14 +15,14 @@ METHOD_BY_VERB = {
     "update": "patch",
     "delete": "delete",
 }
-# Filled by the service; where a schema has them, they are always in the answer.
+# Columns that the service fills, with their formats; responses always contain them.
 SERVICE_COLUMNS = {
     "id": "uuid",
     "org_id": "uuid",
     "created_at": "date-time",
     "updated_at": "date-time",
 }
-# Written by hand, and what they hold is not a contract's to say.
+# Tables and the sequence of the service itself; a contract cannot define them.
 PLATFORM_TABLES = (
     "alembic_version",
     "idempotency_keys",
@@ -30,8 +30,10 @@ PLATFORM_TABLES = (
     "organizations",
     "used_org_ids",
 )
-SEQUENCE = "guest_number"
+PLATFORM_SEQUENCE = "guest_number"
 SCALARS = ("string", "integer", "number", "boolean")
+
+OnDelete = Literal["restrict", "cascade"]
 
 
 @dataclass(frozen=True)
@@ -47,18 +49,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Reference:
-    """`column` names the id of a row of `table`, of the same tenant."""
+    """A foreign key: `column` contains the id of a row of `table` of the same tenant."""
 
     column: str
     table: str
-    on_delete: str
+    on_delete: OnDelete
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table of every tenant; `unique` and `indexes` as written, without org_id and id.
+    """A tenant table; `unique` and `indexes` are as written, without org_id and id.
 
-    `grants` is what code of the user's own does to it beyond its operations.
+    `grants` are the statements that handlers run on it beyond its own operations.
     """
 
     name: str
@@ -71,39 +73,39 @@ class Table:
     renamed: Mapping[str, str]
 
     def column(self, name: str) -> Column | None:
-        """Return the column of that name, if there is one."""
+        """Return the column `name`, or None if there is no such column."""
         return next((column for column in self.columns if column.name == name), None)
 
 
 def from_document(document: Any) -> dict[str, Table]:
-    """Return the tables by name, in the order of the contract; it must have no fault."""
-    found = {}
-    for place, schema in schemas(document):
-        words, name = schema["x-table"], str(place[-1])
-        found[words["name"]] = Table(
-            name=words["name"],
-            schema=name,
+    """Return the tables by name, in the order of the contract, which must have no issues."""
+    tables = {}
+    for path, schema in schemas(document):
+        extension = schema["x-table"]
+        tables[extension["name"]] = Table(
+            name=extension["name"],
+            schema=str(path[-1]),
             columns=tuple(_columns(document, schema)),
-            unique=tuple(map(tuple, words.get("unique", ()))),
+            unique=tuple(map(tuple, extension.get("unique", ()))),
             references=tuple(
-                Reference(column, to["table"], to.get("on_delete", "restrict"))
-                for column, to in words.get("references", {}).items()
+                Reference(column, reference["table"], reference.get("on_delete", "restrict"))
+                for column, reference in extension.get("references", {}).items()
             ),
-            indexes=tuple(map(tuple, words.get("indexes", ()))),
-            grants=tuple(words.get("grants", ())),
-            renamed=words.get("renamed", {}),
+            indexes=tuple(map(tuple, extension.get("indexes", ()))),
+            grants=tuple(extension.get("grants", ())),
+            renamed=extension.get("renamed", {}),
         )
-    return found
+    return tables
 
 
 def names(document: Any) -> set[str]:
-    """Return the names of the tables, of a document with faults too."""
-    found = (schema["x-table"].get("name") for _, schema in schemas(document))
-    return {name for name in found if isinstance(name, str)}
+    """Return the names of the tables; the document may have issues."""
+    values = (schema["x-table"].get("name") for _, schema in schemas(document))
+    return {name for name in values if isinstance(name, str)}
 
 
 def schemas(document: Any) -> Iterator[tuple[NodePath, dict[str, Any]]]:
-    """Yield place and schema of each table, of a document with faults too."""
+    """Yield the path and schema of each table; the document may have issues."""
     for name, schema in mapping_at(document, "components", "schemas").items():
         if isinstance(mapping_at(schema).get("x-table"), dict):
             yield ("components", "schemas", name), schema
@@ -123,15 +125,15 @@ def _columns(document: Any, schema: Any) -> Iterator[Column]:
 
 
 def reference_name(table: str, column: str) -> str:
-    """Return the name of the foreign key, as PostgreSQL itself would give it."""
+    """Return the name of the foreign key on `column`, as PostgreSQL generates it."""
     return f"{table}_org_id_{column}_fkey"
 
 
-def unique_name(table: str, columns: list[str] | tuple[str, ...]) -> str:
-    """Return the name of a unique key, as PostgreSQL itself would give it."""
+def unique_name(table: str, columns: Sequence[str]) -> str:
+    """Return the name of the unique constraint on `columns`, as PostgreSQL generates it."""
     return f"{table}_org_id_{'_'.join(columns)}_key"
 
 
-def index_name(table: str, columns: list[str] | tuple[str, ...]) -> str:
-    """Return the name of an index, as PostgreSQL itself would give it."""
+def index_name(table: str, columns: Sequence[str]) -> str:
+    """Return the name of the index on `columns`, as PostgreSQL generates it."""
     return f"{table}_org_id_{'_'.join(columns)}_id_idx"

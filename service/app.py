@@ -1,4 +1,4 @@
-"""Where everything is put together: sole owner of the settings, the keys and the connections."""
+"""The composition root: builds the service from settings and contract, and owns what it opens."""
 
 import asyncio
 import importlib
@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from connexion import AsyncApp
@@ -20,30 +20,33 @@ from db.connections import dsn
 from db.connections.database import Database
 from openapi.contract import Contract, public_document
 from openapi.contract import Operation as Declared
-from service.http import admin
+from service.http.admin import create_admin_app
 from service.http.docs import DocsMiddleware
 from service.http.request_middleware import RequestMiddleware
 from service.http.router import Router
 from service.identity.connexion_security import AuthenticationMiddleware, BearerHandler
 from service.identity.keys import KeyRing, KeysError
-from service.identity.tokens import TokenTerms, TokenVerifier
-from service.limits.rate_counters import RedisCounters
+from service.identity.tokens import TokenIssuer, TokenTerms, TokenVerifier
 from service.limits.rate_limits import RateLimits
-from service.operations import bodies, crud, validation
-from service.operations.operation import HandlerError, Operation, OperationMiddleware, Services
+from service.limits.redis_counters import RedisCounters
+from service.operations.bodies import BodyBudget
+from service.operations.crud import generic_handler
+from service.operations.invocation import HandlerError, Services
+from service.operations.operation import Operation, OperationMiddleware
+from service.operations.validation import Validate, compile_schema
 from service.settings import Settings
 from service.status import Status
 from service.telemetry.exposition import MetricsCollector, renderer
 from service.telemetry.metrics import Metrics
 
-RELOAD_KEYS = 1.0
+RELOAD_KEYS_SECONDS = 1.0
 
 log = structlog.get_logger("covenant.keys")
 
 
 @dataclass(frozen=True)
-class Parts:
-    """What create_app() owns, for the process that runs it."""
+class App:
+    """The two ASGI applications, and what the process that runs them needs."""
 
     app: AsyncApp
     admin: ASGIApp
@@ -53,8 +56,8 @@ class Parts:
 
 def create_app(
     settings: Settings, contract: Contract, clock: Callable[[], float] = time.time
-) -> Parts:
-    """Return the service as an ASGI application; it connects when its lifespan starts.
+) -> App:
+    """Return the service; it connects when its lifespan starts.
 
     Raises `KeysError` and `HandlerError`.
     """
@@ -63,33 +66,35 @@ def create_app(
     keys = KeyRing(settings.keys_dir, clock)
     lifetime = min(settings.token_ttl or contract.token["lifetime"], contract.token["lifetime"])
     terms = TokenTerms(contract.token["issuer"], contract.token["audience"], lifetime)
-    traces = _traces(settings, contract)
-    database = (traces.database if traces else Database)(
-        dsn.from_file(file) if (file := settings.database_url_file) else settings.database_url,
-        refuse=status.refuse,
-        demanded=expected_tables.from_contract(contract),
+    tracing = _tracing(settings, contract)
+    url_file = settings.database_url_file
+    database = (tracing.database if tracing else Database)(
+        dsn.from_file(url_file) if url_file else settings.database_url,
+        refuse=status.fail,
+        expected=expected_tables.from_contract(contract),
         connections=settings.database_connections,
     )
-    shared = RedisCounters(settings.redis_url) if settings.redis_url else None
+    redis = RedisCounters(settings.redis_url) if settings.redis_url else None
     services = Services(
         database=database,
         contract=contract,
-        limits=RateLimits(contract.name, shared, settings.guest_limit, on=settings.rate_limits),
-        room=bodies.BodyBudget(),
+        rate_limits=RateLimits(
+            contract.name, redis, settings.guest_limit, enabled=settings.rate_limits
+        ),
+        body_budget=BodyBudget(),
         validate_responses=settings.validate_responses,
-        lent={
+        dependencies={
             "clock": clock,
             "contract": contract,
             "database": database,
-            "keys": keys,
+            "issuer": TokenIssuer(keys, terms, clock),
             "status": status,
-            "terms": terms,
         },
     )
     operations = {id: _operation(o, contract, services) for id, o in contract.operations.items()}
     app = AsyncApp(
         "covenant",
-        lifespan=partial(_lifespan, database=database, keys=keys, shared=shared, traces=traces),
+        lifespan=partial(_lifespan, database=database, keys=keys, redis=redis, tracing=tracing),
         middlewares=[
             LifespanMiddleware,
             partial(
@@ -101,7 +106,7 @@ def create_app(
             ),
             partial(DocsMiddleware, contract=contract, swagger_ui=settings.swagger_ui),
             Router,
-            *([traces.middleware] if traces else []),
+            *([tracing.middleware] if tracing else []),
             AuthenticationMiddleware,
             partial(OperationMiddleware, operations=operations),
         ],
@@ -109,23 +114,24 @@ def create_app(
         resolver=Resolver(operations.__getitem__),
     )
     app.add_api(public_document(contract), base_path="")
-    told = MetricsCollector(metrics, contract, database, keys, status, shared)
-    return Parts(app, admin.create_admin_app(renderer(told)), status, metrics)
+    collector = MetricsCollector(metrics, contract, database, keys, status, redis)
+    return App(app, create_admin_app(renderer(collector)), status, metrics)
 
 
-def _traces(settings: Settings, contract: Contract) -> Any:
-    """Return the `Traces`, None when they are off: then nothing of them is even imported."""
+def _tracing(settings: Settings, contract: Contract) -> Any:
+    """Return a `Tracing`, or None when it is off: then none of it is even imported."""
     endpoint = settings.otel_exporter_otlp_endpoint
     if endpoint is None:
         return None
-    return importlib.import_module("service.telemetry.tracing").Traces(endpoint, contract)
+    return importlib.import_module("service.telemetry.tracing").Tracing(endpoint, contract)
 
 
 def _operation(declared: Declared, contract: Contract, services: Services) -> Operation:
-    """The user's own handler comes first, and may call the generic one."""
-    generic = crud.generic_handler(declared, contract.tables, _stored)
+    """Return an operation with the user's handler, or else the generic one."""
+    generic = generic_handler(declared, contract.tables, _compile_stored)
     if generic:
-        services = replace(services, lent={**services.lent, "generic": generic})
+        dependencies = {**services.dependencies, "generic": generic}
+        services = replace(services, dependencies=dependencies)
     return Operation(_handler(declared, generic), declared, services)
 
 
@@ -140,44 +146,43 @@ def _handler(operation: Declared, generic: Callable[..., Any] | None) -> Callabl
         if generic and error.name == name:
             return generic
         raise HandlerError(f"{name} cannot be imported: {error}") from None
-    found: Any = getattr(module, operation.function, generic)
-    handler: Callable[..., Any] = found
-    return handler
+    handler: Any = getattr(module, operation.function, generic)
+    return cast("Callable[..., Any]", handler)
 
 
-def _stored(schema: Mapping[str, Any]) -> validation.Validate:
-    """Return what finds the faults of a value that is to be stored."""
-    return validation.compile_schema(dict(schema), "body", sent=False)
+def _compile_stored(schema: Mapping[str, Any]) -> Validate:
+    """Compile the schema of a value that is to be stored."""
+    return compile_schema(dict(schema), "body", is_request=False)
 
 
 @asynccontextmanager
 async def _lifespan(
-    _: Any, database: Database, keys: KeyRing, shared: RedisCounters | None, traces: Any
+    _: Any, database: Database, keys: KeyRing, redis: RedisCounters | None, tracing: Any
 ) -> AsyncIterator[None]:
     await database.open()
-    if shared:
-        await shared.open()
-    reloading = asyncio.create_task(_reload(keys))
+    if redis:
+        await redis.open()
+    reloading = asyncio.create_task(_reload_keys(keys))
     try:
         yield
     finally:
         reloading.cancel()
         await database.close()
-        if shared:
-            await shared.close()
-        if traces:
-            await traces.close()
+        if redis:
+            await redis.close()
+        if tracing:
+            await tracing.close()
 
 
-async def _reload(keys: KeyRing) -> None:
-    """Follow the key directory. A complaint is made once, not every second."""
+async def _reload_keys(keys: KeyRing) -> None:
+    """Follow the key directory. An error is logged once, not every second."""
     while True:
-        await asyncio.sleep(RELOAD_KEYS)
+        await asyncio.sleep(RELOAD_KEYS_SECONDS)
         try:
             if keys.reload():
-                log.info("the keys changed", signing=keys.signing()[0])
-            keys.complaint = ""
+                log.info("keys_changed", signing=keys.signing()[0])
+            keys.reload_error = ""
         except KeysError as error:
-            if str(error) != keys.complaint:
-                keys.complaint = str(error)
-                log.error(keys.complaint)
+            if str(error) != keys.reload_error:
+                keys.reload_error = str(error)
+                log.error("keys_rejected", reason=keys.reload_error)

@@ -1,4 +1,4 @@
-"""`serve` and `check`: the service as one process."""
+"""The commands `serve` and `check`."""
 
 import asyncio
 import gc
@@ -7,53 +7,54 @@ import socket
 import uvloop
 
 from service import startup
-from service.app import Parts, create_app
+from service.app import App, create_app
 from service.exits import exit_with
-from service.http import admin, server
+from service.http import admin
+from service.http.server import create_server
 from service.identity.keys import KeysError
-from service.operations.operation import HandlerError
+from service.operations.invocation import HandlerError
 from service.settings import Settings
 from service.telemetry import logs
 
 
 def serve() -> None:
-    """Serve the contract until a signal; exit 0 then, 1 when the service must not serve."""
-    environment, parts = assemble()
-    check_ports(environment)
-    # What was made until now lives as long as the process: the collector need not look at it.
+    """Serve until a signal, then exit 0; exit 1 when the service must not serve."""
+    settings, app = assemble()
+    check_ports(settings)
+    # What exists by now lives as long as the process: the collector need not look at it.
     gc.freeze()
-    run(environment, parts)
-    if parts.status.refusal:
+    run(settings, app)
+    if app.status.fatal_error:
         raise SystemExit(1)
 
 
-def run(environment: Settings, parts: Parts) -> None:
-    """Serve until a signal, on the event loop that the service is made for."""
+def run(settings: Settings, app: App) -> None:
+    """Serve until a signal, on uvloop."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve_until_stopped(environment, parts))
+        runner.run(serve_until_stopped(settings, app))
 
 
-async def serve_until_stopped(environment: Settings, parts: Parts) -> None:
-    """Serve both ports; the admin port outlives the drain of the other."""
-    async with admin.serving(parts.admin, environment.host, environment.admin_port):
-        await server.create_server(parts.app, environment, parts.status, parts.metrics).serve()
+async def serve_until_stopped(settings: Settings, app: App) -> None:
+    """Serve both ports; the admin port is served until the other one has drained."""
+    async with admin.serving(app.admin, settings.host, settings.admin_port):
+        await create_server(app.app, settings, app.status, app.metrics).serve()
 
 
-def assemble() -> tuple[Settings, Parts]:
-    """Return the service, ready to be served; exit 1 with every reason when it cannot be."""
-    environment, contract = startup.load_and_validate()
-    logs.configure(environment.log_format)
+def assemble() -> tuple[Settings, App]:
+    """Return the service, or exit 1 with everything that keeps it from serving."""
+    settings, contract = startup.load_and_validate()
+    logs.configure(settings.log_format)
     try:
-        return environment, create_app(environment, contract)
+        return settings, create_app(settings, contract)
     except (KeysError, HandlerError) as error:
         exit_with(str(error))
 
 
-def check_ports(environment: Settings) -> None:
-    """Say in one line that a port is taken, before anything is started for nothing."""
-    _check_port("PORT", environment.host, environment.port)
-    if environment.admin_port is not None:
-        _check_port("ADMIN_PORT", environment.host, environment.admin_port)
+def check_ports(settings: Settings) -> None:
+    """Exit with one line when a port is taken, before anything is started."""
+    _check_port("PORT", settings.host, settings.port)
+    if settings.admin_port is not None:
+        _check_port("ADMIN_PORT", settings.host, settings.admin_port)
 
 
 def _check_port(name: str, host: str, port: int) -> None:
@@ -65,4 +66,4 @@ def _check_port(name: str, host: str, port: int) -> None:
         except OSError as error:
             exit_with(f"{name}: cannot listen on {host}:{port}: {error.strerror}")
         except UnicodeError:
-            exit_with(f"HOST: cannot listen on {host}:{port}: not the name of a host")
+            exit_with(f"HOST: cannot listen on {host}:{port}: not a host name")

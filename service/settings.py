@@ -1,4 +1,4 @@
-"""The process environment, read once and frozen; what is wrong with it is said all at once."""
+"""Settings: the process environment, read once and frozen. All errors are reported at once."""
 
 import difflib
 import os
@@ -28,7 +28,7 @@ SIMILARITY = 0.85
 
 
 class SettingsError(Exception):
-    """Every setting that is missing or malformed, a line each, by name."""
+    """Every setting that is missing or malformed, one per line, by name."""
 
 
 def _split(value: Any) -> Any:
@@ -38,9 +38,9 @@ def _split(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """Refuse what Python and pydantic would read too: `8_0`, other scripts' digits, `nan`."""
+    """Reject what Python and pydantic accept, too: `8_0`, other scripts' digits, `nan`."""
     if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value, re.ASCII):
-        raise ValueError("is not a number such as 10")
+        raise ValueError("must be a number such as 10")
     return value
 
 
@@ -48,30 +48,30 @@ def _networks(values: tuple[str, ...]) -> tuple[Network, ...]:
     try:
         return tuple(ip_network(value, strict=False) for value in values)
     except ValueError:
-        raise ValueError("is not a list of networks such as 10.0.0.0/8,::1") from None
+        raise ValueError("must be a list of networks such as 10.0.0.0/8,::1") from None
 
 
 def _origin(value: str) -> str:
     scheme, _, rest = value.partition("://")
     if scheme not in ("http", "https") or not rest or any(c in rest for c in "/*?#@ "):
-        raise ValueError("is not an origin such as https://app.example.com")
+        raise ValueError("must be an origin such as https://app.example.com")
     return value
 
 
 def _database_url(value: str) -> str:
     if not value.startswith(("postgresql://", "postgres://")):
-        raise ValueError("is not a URL such as postgresql://user:password@host:5432/database")
+        raise ValueError("must be a URL such as postgresql://user:password@host:5432/database")
     try:
         conninfo_to_dict(value)
     except Exception:
-        raise ValueError("is not a URL that libpq understands") from None
+        raise ValueError("is not a URL that libpq accepts") from None
     return value
 
 
 def _collector(value: str) -> str:
     scheme, _, rest = value.partition("://")
     if scheme not in ("http", "https") or not rest or any(c in rest for c in "?#@ "):
-        raise ValueError("is not a URL such as http://collector:4318")
+        raise ValueError("must be a URL such as http://collector:4318")
     return value
 
 
@@ -79,23 +79,23 @@ def _guest_limit(value: str) -> str | Rate:
     if value == "off":
         return value
     units = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
-    read = re.fullmatch(r"([1-9][0-9]{0,5}) ?(?:/|per) ?(second|minute|hour|day)", value)
-    if not read:
-        raise ValueError("is neither `off` nor a limit such as 20/minute")
-    return Rate(int(read[1]), units[read[2]])
+    match = re.fullmatch(r"([1-9][0-9]{0,5}) ?(?:/|per) ?(second|minute|hour|day)", value)
+    if not match:
+        raise ValueError("must be `off` or a limit such as 20/minute")
+    return Rate(int(match[1]), units[match[2]])
 
 
 def _redis_url(value: str) -> str:
     try:
         url = urlsplit(value)
         database = re.fullmatch("/?[0-9]{0,4}", url.path) is not None
-        good = database and url.hostname and url.port != 0 and not url.fragment
+        is_valid = database and url.hostname and url.port != 0 and not url.fragment
     except ValueError:
-        good = False
-    if not good or not value.startswith(("redis://", "rediss://")):
-        raise ValueError("is not a URL such as rediss://user:password@host:6379/0")
+        is_valid = False
+    if not is_valid or not value.startswith(("redis://", "rediss://")):
+        raise ValueError("must be a URL such as rediss://user:password@host:6379/0")
     if url.query and parse_qs(url.query).keys() != {"ssl_ca_certs"}:
-        raise ValueError("may have the option ssl_ca_certs, and no other")
+        raise ValueError("supports only the option ssl_ca_certs")
     return value
 
 
@@ -104,7 +104,7 @@ DatabaseUrl = Annotated[str, AfterValidator(_database_url), Field(repr=False)]
 
 
 class Settings(BaseModel):
-    """The settings by the names of their environment variables, in lower case."""
+    """The settings, named like their environment variables in lower case."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -133,13 +133,13 @@ class Settings(BaseModel):
 
     @field_validator("admin_port")
     @classmethod
-    def _apart(cls, value: int | None, info: ValidationInfo) -> int | None:
+    def _differs_from_port(cls, value: int | None, info: ValidationInfo) -> int | None:
         if value is not None and value == info.data.get("port"):
-            raise ValueError("is PORT too")
+            raise ValueError("must differ from PORT")
         return value
 
 
-# Read by other commands than `serve`, so that no near miss is seen in them.
+# Settings of other commands: not misspelled settings of this one.
 OTHER_SETTINGS = (
     "MIGRATION_DATABASE_URL",
     "TEST_DATABASE_URL",
@@ -148,51 +148,49 @@ OTHER_SETTINGS = (
 
 
 def load(environment: Mapping[str, str] = os.environ) -> Settings:
-    """Return the settings of the environment. Raises `SettingsError`."""
+    """Return the settings of an environment. Raises `SettingsError`."""
     names = {name.upper(): name for name in Settings.model_fields}
-    given = {names[key]: value for key, value in environment.items() if key in names and value}
-    faults = [*_near_misses(environment, [*names, *OTHER_SETTINGS]), *_url_of_file(given)]
+    values = {names[key]: value for key, value in environment.items() if key in names and value}
+    errors = [*_misspelled(environment, [*names, *OTHER_SETTINGS]), *_read_url_file(values)]
     try:
-        settings = Settings.model_validate(given)
+        settings = Settings.model_validate(values)
     except ValidationError as error:
-        faults += [
-            _message(fault) for fault in error.errors(include_input=False, include_url=False)
-        ]
-    if "database_url_file" in given:
-        faults = [re.sub("^DATABASE_URL:", "DATABASE_URL_FILE:", fault) for fault in faults]
-    if faults:
-        raise SettingsError("\n".join(sorted(faults)))
+        errors += [_message(e) for e in error.errors(include_input=False, include_url=False)]
+    if "database_url_file" in values:
+        errors = [re.sub("^DATABASE_URL:", "DATABASE_URL_FILE:", error) for error in errors]
+    if errors:
+        raise SettingsError("\n".join(sorted(errors)))
     return settings
 
 
-def _url_of_file(given: dict[str, str]) -> list[str]:
-    """Put the URL that a file holds now among the settings given."""
-    file = given.get("database_url_file")
+def _read_url_file(values: dict[str, str]) -> list[str]:
+    """Add the URL in DATABASE_URL_FILE, as it is now, to the values; return what is wrong."""
+    file = values.get("database_url_file")
     if file is None:
         return []
-    if "database_url" in given:
-        return ["DATABASE_URL_FILE: is given, and so is DATABASE_URL"]
-    given["database_url"] = "postgresql://"
+    if "database_url" in values:
+        return ["DATABASE_URL_FILE: set DATABASE_URL or DATABASE_URL_FILE, not both"]
+    values["database_url"] = "postgresql://"
     try:
-        given["database_url"] = Path(file).read_text().strip()
+        values["database_url"] = Path(file).read_text().strip()
     except (OSError, ValueError):
         return [f"DATABASE_URL_FILE: cannot read {file}"]
     return []
 
 
-def _near_misses(environment: Mapping[str, str], names: list[str]) -> list[str]:
-    """A setting that is misspelt would be ignored; an environment holds much that is not ours."""
+def _misspelled(environment: Mapping[str, str], names: list[str]) -> list[str]:
+    """Report misspelled settings, which would be ignored; other variables are not ours."""
     return [
-        f"{key}: unknown; did you mean {near[0]}?"
+        f"{key}: unknown setting; did you mean {similar[0]}?"
         for key in environment
         if len(key) > 6
         and key not in names
-        and (near := difflib.get_close_matches(key.upper(), names, 1, SIMILARITY))
+        and (similar := difflib.get_close_matches(key.upper(), names, 1, SIMILARITY))
     ]
 
 
-def _message(fault: Any) -> str:
-    name = str(fault["loc"][0]).upper()
-    if fault["type"] == "missing":
-        return f"{name}: missing"
-    return f"{name}: {fault['msg'].removeprefix('Value error, ')}"
+def _message(error: Any) -> str:
+    name = str(error["loc"][0]).upper()
+    if error["type"] == "missing":
+        return f"{name}: is missing"
+    return f"{name}: {error['msg'].removeprefix('Value error, ')}"

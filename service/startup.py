@@ -1,4 +1,4 @@
-"""What the service is started with, judged before the rest is imported, which takes a second."""
+"""Checks settings and contract before anything else is imported, which takes a second."""
 
 import os
 from functools import cache
@@ -12,18 +12,18 @@ from service.settings import Settings, SettingsError
 
 @cache
 def load_and_validate() -> tuple[Settings, Contract]:
-    """Return the settings and the contract; exit 1 with every reason when one is refused."""
+    """Return the settings and the contract, or exit 1 with everything that is wrong with them."""
     if "MIGRATION_DATABASE_URL" in os.environ:
-        exit_with("MIGRATION_DATABASE_URL: the owner's password is not for the serving process")
-    refused = []
+        exit_with("MIGRATION_DATABASE_URL: must not be set for the serving process")
+    errors = []
     try:
-        environment = settings.load()
+        loaded_settings = settings.load()
     except SettingsError as error:
-        refused.append(str(error))
+        errors.append(str(error))
     try:
-        declared = contract.load()
+        loaded_contract = contract.load()
     except ContractError as error:
-        refused.append(str(error))
-    if refused:
-        exit_with("\n".join(refused))
-    return environment, declared
+        errors.append(str(error))
+    if errors:
+        exit_with("\n".join(errors))
+    return loaded_settings, loaded_contract

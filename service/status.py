@@ -1,15 +1,15 @@
-"""Where the service is in its life."""
+"""The lifecycle of the service: serving, stopping, or refusing to serve."""
 
 from dataclasses import dataclass
 
 
 @dataclass
 class Status:
-    """`stopping` from the first signal on; `refusal` says why the service must not serve."""
+    """`stopping` is set by the first signal; `fatal_error` says why the service must not serve."""
 
     stopping: bool = False
-    refusal: str | None = None
+    fatal_error: str | None = None
 
-    def refuse(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
         """Stop the service, which then exits with an error."""
-        self.refusal = self.refusal or reason
+        self.fatal_error = self.fatal_error or reason

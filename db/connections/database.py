@@ -1,7 +1,7 @@
-"""The connections to PostgreSQL that requests use: opened and closed here, and nowhere else.
+"""The connections to PostgreSQL that requests use: the only place that opens and closes them.
 
-Single statements share a few connections (`multiplexer`), reads apart from writes; several
-statements that belong together have one of the pool to themselves.
+Single statements share a few pipeline connections (`multiplexer`), reads apart from writes. A
+transaction of several statements has a connection of the pool to itself.
 """
 
 import asyncio
@@ -16,24 +16,25 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 from db.connections.fair_queue import FairSemaphore, SemaphoreFull
 from db.connections.monitor import (
     ANSWER_TIMEOUT_SECONDS,
-    AWAY,
     CONNECT_TIMEOUT_SECONDS,
     Monitor,
     deadline,
 )
 from db.connections.multiplexer import ConnectionStats, Multiplexer, QueueFull
-from db.connections.pipeline import ConnectionUnavailable
-from db.errors import Unavailable, is_connection_lost
+from db.connections.pipeline import ConnectionUnavailable, QueueTimeout
+from db.errors import Reason, Unavailable, is_connection_lost, unavailable_connection
 from db.expected_tables import ExpectedTable
 
 POOL_POLL_SECONDS = 0.1
+MAYBE_APPLIED = "The database did not respond: the change may or may not have been applied"
 
 
 class Database:
-    """Connections to a database that is watched, and given out once it can be trusted.
+    """Connections to a database that is monitored, and used once it can be trusted.
 
-    Of each kind there are `connections`, and one more for tenants that have none in use.
-    `refuse` is called, once, with why the role or a table must not be trusted.
+    There are `connections` of each kind, and one more for tenants that use none. `max_waiting`
+    transactions may wait for a connection. Timeouts are in seconds. `refuse` is called, once, with
+    why the role or a table must not be trusted.
     """
 
     def __init__(
@@ -41,21 +42,23 @@ class Database:
         url: str | Callable[[], str],
         *,
         refuse: Callable[[str], None],
-        demanded: Sequence[ExpectedTable] = (),
+        expected: Sequence[ExpectedTable] = (),
         connections: int = 4,
-        waiting: int = 64,
+        max_waiting: int = 64,
         timeout: float = 2.5,
         statement_timeout: float = 2.0,
         cursor_factory: type[AsyncRawCursor[Any]] = AsyncRawCursor,
     ) -> None:
         self._url = url if callable(url) else lambda: url
         self._timeout = timeout
-        self._connections = connections
+        self._size = connections
         self._statement_timeout = statement_timeout
-        self._watch = Monitor(self._url, demanded, refuse=refuse, trusted=self._share)
-        self._watcher: asyncio.Task[None] | None = None
-        self._shared: dict[str, Multiplexer] = {}  # of "reads" and of "writes"
-        self._places = FairSemaphore(connections, waiting)
+        self._monitor = Monitor(
+            self._url, expected, refuse=refuse, on_trusted=self._open_multiplexers
+        )
+        self._monitoring: asyncio.Task[None] | None = None
+        self._multiplexers: dict[str, Multiplexer] = {}  # of "reads" and of "writes"
+        self._semaphore = FairSemaphore(connections, max_waiting)
         self._pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
             self._url,
             open=False,
@@ -63,10 +66,10 @@ class Database:
             max_size=connections + 1,
             timeout=timeout,
             max_idle=300,
-            # Its pauses between attempts grow: it gives up at once, and `_taken` asks again.
+            # Its pauses between attempts grow: it gives up at once, and `_pooled` asks again.
             reconnect_timeout=POOL_POLL_SECONDS / 2,
             check=_check_connection,
-            # A pooler in transaction mode does not keep prepared statements.
+            # A pooler in transaction mode keeps no prepared statements.
             kwargs={
                 "prepare_threshold": None,
                 "cursor_factory": cursor_factory,
@@ -75,37 +78,37 @@ class Database:
         )
 
     @property
-    def reason(self) -> str | None:
-        """Why no request can be served, None when they can."""
-        return self._watch.reason
+    def not_ready_reason(self) -> str | None:
+        """Why no request can be served, or None."""
+        return self._monitor.reason
 
     @property
     def stats(self) -> dict[str, ConnectionStats]:
-        """The connections by kind; those for transactions are in use rather than in flight."""
+        """The connections by kind; of those for transactions, `in_flight` counts those in use."""
         pool = self._pool.get_stats()
         size = pool["pool_size"]
         return {
-            kind: self._shared[kind].stats if self._shared else ConnectionStats(0, 0, 0)
+            kind: self._multiplexers[kind].stats if self._multiplexers else ConnectionStats(0, 0, 0)
             for kind in ("reads", "writes")
         } | {
             "transactions": ConnectionStats(
-                size, size - pool["pool_available"], self._places.waiting
+                size, size - pool["pool_available"], self._semaphore.waiting
             )
         }
 
     async def open(self) -> None:
-        """Start to connect and return at once, also when the database is away."""
+        """Start to connect and return at once, also while the database is down."""
         await self._pool.open(wait=False)
-        self._watcher = asyncio.create_task(self._watch.run())
+        self._monitoring = asyncio.create_task(self._monitor.run())
 
     async def close(self) -> None:
         """Close every connection; those in use end with their transaction."""
-        watcher, self._watcher = self._watcher, None  # what it was connecting ends with it
-        if watcher:
-            watcher.cancel()
+        monitoring, self._monitoring = self._monitoring, None  # and what it was connecting
+        if monitoring:
+            monitoring.cancel()
             with suppress(asyncio.CancelledError):
-                await watcher
-        for multiplexer in self._shared.values():
+                await monitoring
+        for multiplexer in self._multiplexers.values():
             await multiplexer.close()
         await self._pool.close()
 
@@ -118,112 +121,127 @@ class Database:
         read_only: bool,
         statement_timeout: float | None = None,
     ) -> list[tuple[bytes | None, ...]]:
-        """Run one statement under these settings, in a transaction of its own.
+        """Run one statement with these settings in a transaction of its own; return its rows.
 
-        `statement_timeout` replaces that of the database. Raises `Unavailable`, and
-        `psycopg.Error` for what the statement is answered with.
+        `statement_timeout` (s) replaces that of the database. Raises `Unavailable`, and
+        `psycopg.Error` for an error of the statement.
         """
-        self._demand_hope()
-        await self._watch.examined(self._timeout)
-        multiplexer = self._shared["reads" if read_only else "writes"]
-        began = asyncio.get_running_loop().time()
+        self._fail_fast_when_down()
+        await self._monitor.wait_until_trusted(self._timeout)
+        multiplexer = self._multiplexers["reads" if read_only else "writes"]
+        started = asyncio.get_running_loop().time()
         try:
             return await multiplexer.fetch(
                 tuple(settings.items()), sql, parameters, statement_timeout=statement_timeout
             )
-        except QueueFull as error:
-            raise Unavailable(type(error).__name__) from None
+        except QueueFull:
+            raise Unavailable(Reason.NO_ROOM) from None
         except ConnectionUnavailable as error:
-            waited = asyncio.get_running_loop().time() - began
-            if waited >= self._timeout:
-                self._watch.waited_in_vain()
-            raise Unavailable(type(error).__name__, maybe_done=error.maybe_done) from None
+            if asyncio.get_running_loop().time() - started >= self._timeout:
+                self._monitor.record_timeout()
+            raise _unavailable(error) from None
 
     @asynccontextmanager
     async def connection(
         self,
+        *,
         read_only: bool,
         statement_timeout: float | None = None,
-        patience: float | None = None,
-        share: str = "",
+        timeout: float | None = None,  # noqa: ASYNC109
+        queue_key: str = "",
     ) -> AsyncIterator[AsyncConnection[Any]]:
-        """Yield a connection inside a transaction of its own; the caller binds `limits` in it.
+        """Yield a connection inside a transaction; the caller binds `transaction_settings` in it.
 
-        Who waits takes turns by `share`. Raises `Unavailable` when none is to be had: at once
-        when too many wait already, else after `patience` or `timeout` seconds; and when the
-        commit was cut off.
+        Waiting is fair by `queue_key`. Raises `Unavailable` at once when too many wait, after
+        `timeout` seconds (by default that of the database) when no connection is free, and when
+        the connection was lost during the commit.
         """
-        self._demand_hope()
-        await self._watch.examined(self._timeout)
+        self._fail_fast_when_down()
+        await self._monitor.wait_until_trusted(self._timeout)
         limit = self._statement_timeout if statement_timeout is None else statement_timeout
-        whole, committing = patience is None, False
-        patience = self._timeout if patience is None else patience
-        ends = asyncio.get_running_loop().time() + patience
+        waits_full_timeout, is_committing = timeout is None, False
+        timeout = self._timeout if timeout is None else timeout
+        ends = asyncio.get_running_loop().time() + timeout
         try:
-            async with self._places.place(share, patience), self._taken(ends, whole) as connection:
+            async with (
+                self._semaphore.slot(queue_key, timeout),
+                self._pooled(ends, waits_full_timeout=waits_full_timeout) as connection,
+            ):
                 with deadline(connection, self._timeout + limit):
                     await connection.set_read_only(read_only)
                     async with connection.transaction():
                         yield connection
-                        committing = not read_only
-        except SemaphoreFull as error:
-            raise Unavailable(type(error).__name__) from None
+                        is_committing = not read_only
+        except SemaphoreFull:
+            raise Unavailable(Reason.NO_ROOM) from None
         except psycopg.Error as error:
-            if committing and is_connection_lost(error):
-                name = type(error).__name__
-                raise Unavailable(name, maybe_done=True, lost=True) from error
+            if is_committing and is_connection_lost(error):
+                raise unavailable_connection(error, MAYBE_APPLIED) from error
             raise
 
     @asynccontextmanager
-    async def _taken(self, ends: float, whole: bool) -> AsyncIterator[AsyncConnection[Any]]:
+    async def _pooled(
+        self, ends: float, *, waits_full_timeout: bool
+    ) -> AsyncIterator[AsyncConnection[Any]]:
         loop, connection = asyncio.get_running_loop(), None
         try:
             while connection is None:
-                left = ends - loop.time()
-                with suppress(PoolTimeout) if left > POOL_POLL_SECONDS else nullcontext():
+                remaining = ends - loop.time()
+                is_last = remaining <= POOL_POLL_SECONDS
+                with nullcontext() if is_last else suppress(PoolTimeout):
                     connection = await self._pool.getconn(
-                        min(max(left, POOL_POLL_SECONDS / 2), POOL_POLL_SECONDS)
+                        min(max(remaining, POOL_POLL_SECONDS / 2), POOL_POLL_SECONDS)
                     )
-        except (PoolTimeout, PoolClosed) as error:
-            if whole and isinstance(error, PoolTimeout):
-                self._watch.waited_in_vain()
-            raise Unavailable(type(error).__name__) from None
+        except PoolClosed:
+            raise Unavailable(Reason.DATABASE_AWAY) from None
+        except PoolTimeout:
+            if waits_full_timeout:
+                self._monitor.record_timeout()
+            raise Unavailable(Reason.NO_ROOM) from None
         try:
             yield connection
         finally:
             await self._pool.putconn(connection)
 
-    def limits(self, statement_timeout: float | None = None) -> dict[str, str]:
-        """Settings of a transaction; a pooler refuses them as start-up options."""
+    def transaction_settings(self, statement_timeout: float | None = None) -> dict[str, str]:
+        """Return settings to bind in a transaction: a pooler rejects them as start-up options."""
         limit = self._statement_timeout if statement_timeout is None else statement_timeout
         return {"statement_timeout": f"{max(1, limit * 1000):.0f}"}
 
-    def _demand_hope(self) -> None:
-        """Refuse at once what could only wait in vain, as others did."""
-        if self._watch.hopeless and not any(one.connected for one in self._shared.values()):
-            raise Unavailable(AWAY)
+    def _fail_fast_when_down(self) -> None:
+        """Reject at once a request that could only wait for its timeout, as others did."""
+        is_connected = any(m.is_connected for m in self._multiplexers.values())
+        if self._monitor.is_known_down and not is_connected:
+            raise Unavailable(Reason.DATABASE_AWAY, "The database is unavailable")
 
-    async def _share(self, direct: bool) -> None:
-        """Open the connections that single statements share, once the database can be trusted."""
-        if self._shared:
+    async def _open_multiplexers(self, is_direct: bool) -> None:
+        """Open the shared connections, once the database can be trusted."""
+        if self._multiplexers:
             return
-        self._shared = {
+        self._multiplexers = {
             kind: Multiplexer(
                 self._url,
-                connections=self._connections,
-                express=True,
+                connections=self._size,
+                reserve_connection=True,
                 timeout=self._timeout,
                 statement_timeout=self._statement_timeout,
                 read_only=kind == "reads",
-                prepare=direct,  # a pooler keeps no prepared statements
+                use_names=is_direct,  # a pooler keeps no prepared statements
             )
             for kind in ("reads", "writes")
         }
-        for multiplexer in self._shared.values():
+        for multiplexer in self._multiplexers.values():
             await multiplexer.open()
         async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-            while not all(one.connected for one in self._shared.values()):  # noqa: ASYNC110
+            while not all(m.is_connected for m in self._multiplexers.values()):  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
+
+
+def _unavailable(error: ConnectionUnavailable) -> Unavailable:
+    reason = Reason.NO_ROOM if isinstance(error, QueueTimeout) else Reason.DATABASE_AWAY
+    if error.maybe_applied:
+        return Unavailable(reason, MAYBE_APPLIED)
+    return Unavailable(reason)
 
 
 async def _check_connection(connection: AsyncConnection[Any]) -> None:

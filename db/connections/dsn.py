@@ -1,4 +1,4 @@
-"""Where the database is and how to sign in there, read anew for each connection."""
+"""The address of the database, read again for each connection."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +8,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 
 def from_file(file: Path) -> Callable[[], str]:
-    """Return what reads the URL in `file`: a new password or address there needs no restart.
+    """Return a function that reads the URL in `file`: a new password or address needs no restart.
 
-    It raises `psycopg.OperationalError`, which tells nothing of what the file holds.
+    The function raises `psycopg.OperationalError`, whose text reveals nothing of the file.
     """
 
     def read() -> str:
@@ -18,7 +18,7 @@ def from_file(file: Path) -> Callable[[], str]:
             url = file.read_text().strip()
             conninfo_to_dict(url)
         except (OSError, ValueError, psycopg.Error):
-            raise psycopg.OperationalError(f"no URL of a database in {file}") from None
+            raise psycopg.OperationalError(f"{file} contains no database URL") from None
         return url
 
     return read

@@ -1,4 +1,4 @@
-"""Who waits: first come, first served within a share (a tenant), and the shares take turns."""
+"""A queue that serves its keys (tenants) in turn, and a semaphore whose waiters use one."""
 
 import asyncio
 from collections import OrderedDict
@@ -10,114 +10,114 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """The lines of those who wait; a share has one while somebody of it waits."""
+    """First in, first out within a key; the keys take turns."""
 
     def __init__(self) -> None:
-        self.lines: OrderedDict[str, OrderedDict[T, None]] = OrderedDict()
+        self._lines: OrderedDict[str, OrderedDict[T, None]] = OrderedDict()
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def items(self) -> list[T]:
-        return [item for line in self.lines.values() for item in line]
+        return [item for line in self._lines.values() for item in line]
 
-    def add(self, share: str, item: T, most: float) -> T | None:
-        """Let `item` wait, and return who must leave so that `most` wait.
+    def add(self, key: str, item: T, capacity: float) -> T | None:
+        """Add `item`; return the item that is evicted when more than `capacity` would wait.
 
-        That is the last of the longest line, or `item` where its own is no shorter.
+        That is the last one of the longest line, or `item` itself when its line is as long.
         """
-        left = None
-        if self._count >= most:
-            line = self.lines.get(share, ())
-            longest = max(self.lines, key=lambda name: len(self.lines[name]), default=share)
-            if len(self.lines.get(longest, ())) <= len(line) + 1:
+        evicted = None
+        if self._count >= capacity:
+            line = self._lines.get(key, ())
+            longest = max(self._lines, key=lambda name: len(self._lines[name]), default=key)
+            if len(self._lines.get(longest, ())) <= len(line) + 1:
                 return item
-            left = next(reversed(self.lines[longest]))
-            self.remove(longest, left)
-        self.lines.setdefault(share, OrderedDict())[item] = None
+            evicted = next(reversed(self._lines[longest]))
+            self.remove(longest, evicted)
+        self._lines.setdefault(key, OrderedDict())[item] = None
         self._count += 1
-        return left
+        return evicted
 
     def pop(self, busy: Collection[str] = ()) -> T | None:
-        """Return whose turn it is among the shares that are not `busy`."""
-        share = next((name for name in self.lines if name not in busy), None)
-        if share is None:
+        """Return the next item of the next key that is not `busy`, or None."""
+        key = next((name for name in self._lines if name not in busy), None)
+        if key is None:
             return None
-        line = self.lines[share]
+        line = self._lines[key]
         item, _ = line.popitem(last=False)
         self._count -= 1
         if line:
-            self.lines.move_to_end(share)
+            self._lines.move_to_end(key)
         else:
-            del self.lines[share]
+            del self._lines[key]
         return item
 
-    def remove(self, share: str, item: T) -> None:
-        """Forget `item`, if it still waits."""
-        line = self.lines.get(share)
+    def remove(self, key: str, item: T) -> None:
+        """Remove `item` if it still waits."""
+        line = self._lines.get(key)
         if line is not None and item in line:
             del line[item]
             self._count -= 1
             if not line:
-                del self.lines[share]
+                del self._lines[key]
 
 
 class SemaphoreFull(Exception):
-    """Too many wait already, or the wait was too long."""
+    """Too many wait already, or the wait took too long."""
 
 
 class FairSemaphore:
-    """So many places to be taken at once, and one more for a share that has none.
+    """`slots` that can be held at once, and one more for a key that holds none.
 
-    Up to `most` wait for one.
+    Up to `max_waiting` wait for one.
     """
 
-    def __init__(self, places: int, most: int) -> None:
-        self._places, self._most = places, most
-        self._taken: list[str] = []
-        self._waiting: FairQueue[tuple[str, asyncio.Future[None]]] = FairQueue()
+    def __init__(self, slots: int, max_waiting: int) -> None:
+        self._slots, self._max_waiting = slots, max_waiting
+        self._holders: list[str] = []
+        self._queue: FairQueue[tuple[str, asyncio.Future[None]]] = FairQueue()
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        return len(self._queue)
 
     @asynccontextmanager
-    async def place(self, share: str, patience: float) -> AsyncIterator[None]:
-        """Hold a place. Raises `Full`: at once, or after `patience` seconds."""
-        await self._enter(share, patience)
+    async def slot(self, key: str, timeout: float) -> AsyncIterator[None]:  # noqa: ASYNC109
+        """Hold a slot. Raises `SemaphoreFull` at once, or after `timeout` seconds."""
+        await self._acquire(key, timeout)
         try:
             yield
         finally:
-            self._leave(share)
+            self._release(key)
 
-    async def _enter(self, share: str, patience: float) -> None:
-        if len(self._taken) < self._places + (share not in self._taken):
-            self._taken.append(share)
+    async def _acquire(self, key: str, timeout: float) -> None:  # noqa: ASYNC109
+        if len(self._holders) < self._slots + (key not in self._holders):
+            self._holders.append(key)
             return
         turn = asyncio.get_running_loop().create_future()
-        waits = share, turn
-        left = self._waiting.add(share, waits, self._most)
-        if left and not left[1].done():
-            left[1].set_exception(SemaphoreFull("too many wait"))
+        waiter = key, turn
+        evicted = self._queue.add(key, waiter, self._max_waiting)
+        if evicted and not evicted[1].done():
+            evicted[1].set_exception(SemaphoreFull("too many wait"))
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(timeout):
                 await turn
         except (TimeoutError, asyncio.CancelledError) as error:
             if turn.done() and not turn.cancelled() and not turn.exception():
-                self._leave(share)  # the turn came too late
+                self._release(key)  # the turn came too late
             if isinstance(error, TimeoutError):
-                raise SemaphoreFull(f"waited {patience} s") from None
+                raise SemaphoreFull(f"waited {timeout} s") from None
             raise
         finally:
-            self._waiting.remove(share, waits)
+            self._queue.remove(key, waiter)
 
-    def _leave(self, share: str) -> None:
-        self._taken.remove(share)
-        while len(self._taken) <= self._places:
-            busy = self._taken if len(self._taken) == self._places else ()
-            if (waits := self._waiting.pop(busy)) is None:
+    def _release(self, key: str) -> None:
+        self._holders.remove(key)
+        while len(self._holders) <= self._slots:
+            busy = self._holders if len(self._holders) == self._slots else ()
+            if (waiter := self._queue.pop(busy)) is None:
                 return
-            if not waits[1].done():
-                self._taken.append(waits[0])
-                waits[1].set_result(None)
+            if not waiter[1].done():
+                self._holders.append(waiter[0])
+                waiter[1].set_result(None)

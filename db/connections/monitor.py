@@ -1,4 +1,4 @@
-"""What is known of the database: there or away, to be trusted or not, at which revision."""
+"""Watches the database on a connection of its own: reachable, trustworthy, at which revision."""
 
 import asyncio
 import os
@@ -12,46 +12,46 @@ import structlog
 from psycopg import AsyncConnection
 
 from db import expected_tables, revisions, security_audit
-from db.errors import Unavailable, first_line
+from db.errors import Reason, Unavailable, first_line
 from db.expected_tables import ExpectedTable
 
 POLL_SECONDS = 0.5
 ANSWER_TIMEOUT_SECONDS = 1.0
 CONNECT_TIMEOUT_SECONDS = 2
 RETRY_SECONDS = 0.25
-AWAY = "the database is away"
-NOT_EXAMINED = "NotExamined"
+DATABASE_DOWN = "the database is unavailable"
 
 log = structlog.get_logger("covenant.database")
 
 
 class Monitor:
-    """Looks at the database again and again, on a connection of its own.
+    """Polls the database; `reason` is None while requests can be served.
 
-    `reason` is None when requests can be served. `refuse` is called, once, with why the role or
-    a table must not be trusted. `trusted` is awaited when the database can be, before any request
-    is let through; its argument says whether the server itself was met, not a pooler.
+    `refuse` is called, once, with why the role or a table must not be trusted. `on_trusted` is
+    awaited before the first request is let through; its argument says whether the connection
+    reached the server itself, and not a pooler.
     """
 
     def __init__(
         self,
         url: Callable[[], str],
-        demanded: Sequence[ExpectedTable],
+        expected: Sequence[ExpectedTable],
         *,
         refuse: Callable[[str], None],
-        trusted: Callable[[bool], Awaitable[None]],
+        on_trusted: Callable[[bool], Awaitable[None]],
     ) -> None:
-        self.reason: str | None = "the database has not answered yet"
-        self.hopeless = False  # somebody has waited in vain for the database
+        self.reason: str | None = "the database has not responded yet"
+        self.is_known_down = False  # a request has waited its whole timeout for the database
+        self._is_down = False
         self._url = url
-        self._demanded = demanded
+        self._expected = expected
         self._refuse = refuse
-        self._trusted = trusted
-        self._examined = False
-        self._judged = asyncio.Event()  # examined, or refused
+        self._on_trusted = on_trusted
+        self._is_trusted = False
+        self._was_audited = asyncio.Event()  # accepted or refused
 
     async def run(self) -> None:
-        """Watch until it is cancelled."""
+        """Watch until cancelled."""
         while True:
             try:
                 async with await AsyncConnection.connect(
@@ -62,104 +62,105 @@ class Monitor:
                 ) as connection:
                     await self._follow(connection)
             except (psycopg.Error, OSError, TimeoutError) as error:
-                self._say(f"{AWAY} ({first_line(error)})", AWAY)
+                self._is_down = True
+                self._report(DATABASE_DOWN, f"{DATABASE_DOWN} ({first_line(error)})")
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def examined(self, patience: float) -> None:
-        """Wait for the first examination. Raises `Unavailable`, also when it was refused."""
-        if self._examined:
+    async def wait_until_trusted(self, timeout: float) -> None:  # noqa: ASYNC109
+        """Wait up to `timeout` (s) for the first audit. Raises `Unavailable`."""
+        if self._is_trusted:
             return
         try:
-            await asyncio.wait_for(self._judged.wait(), patience)
+            await asyncio.wait_for(self._was_audited.wait(), timeout)
         except TimeoutError:
-            self.waited_in_vain()
-        if not self._examined:
-            raise Unavailable(NOT_EXAMINED)
+            self.record_timeout()
+        if not self._is_trusted:
+            raise Unavailable(Reason.DATABASE_AWAY)
 
-    def waited_in_vain(self) -> None:
-        """Learn that a request spent all its time: while the database is away others would too."""
-        self.hopeless |= self.reason == AWAY
+    def record_timeout(self) -> None:
+        """Note that a request waited its whole timeout: while the database is down others would."""
+        self.is_known_down |= self._is_down
 
     async def _follow(self, connection: AsyncConnection[Any]) -> None:
         known: str | None = ""
-        lacking: str | None = None
+        missing: str | None = None
         while True:
             with deadline(connection, ANSWER_TIMEOUT_SECONDS):
                 revision = await revisions.current(connection)
-                self.hopeless = False
+                self._is_down = self.is_known_down = False
                 if revision != known:
-                    if not await self._examine(connection):
+                    if not await self._audit(connection):
                         return
-                    # A newer release may have taken away what only it can do without.
-                    ours = self._demanded if revision == revisions.head() else ()
-                    lacking = await expected_tables.missing(connection, ours)
+                    # A newer release may have removed what it no longer needs.
+                    expected = self._expected if revision == revisions.head() else ()
+                    missing = await expected_tables.missing(connection, expected)
                 known = revision
             if (revision or "") < revisions.head():
-                reason = f"the migrations are behind ({revision or 'none'} of {revisions.head()})"
-                self._say(reason, reason)
-            elif lacking:
-                self._say(lacking, lacking)
+                self._report(f"migrations are behind ({revision or 'none'} of {revisions.head()})")
             else:
-                self._say(None, None)
+                self._report(missing)
             await asyncio.sleep(POLL_SECONDS)
 
-    async def _examine(self, connection: AsyncConnection[Any]) -> bool:
-        finding = await security_audit.audit(connection)
-        if finding.refusal:
-            self.reason = finding.refusal
-            self._examined = False
-            self._judged.set()
-            self._refuse(finding.refusal)
+    async def _audit(self, connection: AsyncConnection[Any]) -> bool:
+        result = await security_audit.audit(connection)
+        if result.refusal:
+            self.reason = result.refusal
+            self._is_trusted = False
+            self._was_audited.set()
+            self._refuse(result.refusal)
             return False
-        if finding.warning and not self._examined:
-            log.warning(finding.warning)
-        if not self._examined:
-            await self._trusted(await _is_direct(connection))
-        self._examined = True
-        self._judged.set()
+        if result.warning and not self._is_trusted:
+            log.warning("database_version_outdated", detail=result.warning)
+        if not self._is_trusted:
+            await self._on_trusted(await _is_direct(connection))
+        self._is_trusted = True
+        self._was_audited.set()
         return True
 
-    def _say(self, line: str | None, reason: str | None) -> None:
-        """Log a change once, not at every look."""
+    def _report(self, reason: str | None, message: str | None = None) -> None:
+        """Set the reason; log a change of it once, with `message` where it says more."""
         if reason != self.reason:
-            log.warning(line) if line else log.info("the database is ready")
+            if reason:
+                log.warning("database_not_ready", reason=message or reason)
+            else:
+                log.info("database_ready")
         self.reason = reason
 
 
 async def _is_direct(connection: AsyncConnection[Any]) -> bool:
-    """Tell the server from a pooler, which gives its clients process ids of its own."""
+    """Return whether this is the server: a pooler gives its clients process ids of its own."""
     row = await (await connection.execute("select pg_backend_pid()")).fetchone()
     return row is not None and row[0] == connection.info.backend_pid
 
 
 @contextmanager
 def deadline(connection: AsyncConnection[Any], seconds: float) -> Iterator[None]:
-    """Hang up on a server that has not answered when `seconds` are over.
+    """Disconnect from a server that has not responded after `seconds`.
 
-    A task that is cancelled instead would ask the same silent server to cancel, for ten seconds.
+    Cancelling the task instead would ask the same silent server to cancel, for ten seconds.
     Raises `psycopg.OperationalError`.
     """
-    late = False
+    is_late = False
 
-    def hang_up() -> None:
-        nonlocal late
-        late = True
-        _hang_up(connection)
+    def disconnect() -> None:
+        nonlocal is_late
+        is_late = True
+        _shut_down(connection)
 
-    timer = asyncio.get_running_loop().call_later(seconds, hang_up)
+    timer = asyncio.get_running_loop().call_later(seconds, disconnect)
     try:
         yield
     except psycopg.OperationalError as error:
-        if not late:
+        if not is_late:
             raise
-        raise psycopg.OperationalError(f"no answer within {seconds:g} s") from error
+        raise psycopg.OperationalError(f"no response within {seconds:g} s") from error
     finally:
         timer.cancel()
 
 
-def _hang_up(connection: AsyncConnection[Any]) -> None:
+def _shut_down(connection: AsyncConnection[Any]) -> None:
     with (
         suppress(OSError, psycopg.Error),
-        socket.socket(fileno=os.dup(connection.pgconn.socket)) as end,
+        socket.socket(fileno=os.dup(connection.pgconn.socket)) as duplicate,
     ):
-        end.shutdown(socket.SHUT_RDWR)
+        duplicate.shutdown(socket.SHUT_RDWR)

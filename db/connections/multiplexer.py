@@ -1,8 +1,8 @@
-"""Many requests in flight on a few PostgreSQL connections, each in a transaction of its own.
+"""Many requests share a few pipeline connections, each request in its own transaction.
 
-Which connection a request takes, who waits and for how long, and what is sent again; the
-connections themselves: `pipeline`. Settings and limits are bound per request, which holds behind
-every pooler.
+This module decides which connection a request takes, which requests wait and for how long, and
+what is sent again. The connections themselves are in `pipeline`. Settings and limits are bound per
+request, which also works behind a connection pooler.
 """
 
 import asyncio
@@ -26,98 +26,100 @@ from db.connections.pipeline import (
 )
 from db.connections.wire import decode_rows, encode_request
 
-SLOW_STATEMENT_SECONDS = 0.05  # from this age of a statement on, nothing new is sent behind it
-BATCH_SECONDS = 0.002  # reads share a connection for so long; writes do not, to commit side by side
-RECONNECT_SECONDS = 0.02, 0.5  # first and longest, between two attempts to connect
+SLOW_STATEMENT_SECONDS = 0.05  # nothing more is sent behind a statement of this age
+BATCH_SECONDS = 0.002  # of reads that share a connection; writes do not, to commit side by side
+RECONNECT_SECONDS = 0.02, 0.5  # first and longest pause
+CONNECT_TIMEOUT_SECONDS = 5
 
 
 class QueueFull(Exception):
-    """More requests than fit: nothing was sent."""
+    """More requests than the queue accepts, or a wait that took too long: nothing was sent."""
 
 
 @dataclass(frozen=True)
 class ConnectionStats:
+    """Open connections, requests sent without a result yet, and requests that wait."""
+
     connections: int
     in_flight: int
     waiting: int
 
 
 class Multiplexer:
+    """The pipeline connections of one kind, for reads or for writes."""
+
     def __init__(
         self,
         conninfo: str | Callable[[], str],
         *,
         connections: int = 2,
-        express: bool = False,
-        depth: int = 64,
-        ahead: float = 0.01,
-        waiting: int = 256,
+        reserve_connection: bool = False,
+        max_depth: int = 64,
+        max_queue_delay: float = 0.01,
+        max_waiting: int = 256,
         timeout: float = 2.5,
         statement_timeout: float = 2.0,
         read_only: bool,
-        prepare: bool = True,
+        use_names: bool = True,
     ) -> None:
-        """Send up to `depth` requests per connection; up to `waiting` more wait for `timeout`.
+        """Send up to `max_depth` requests per connection; up to `max_waiting` wait for `timeout`.
 
-        Slow statements lower both: what is sent cannot be put in order again, so no more is sent
-        than runs within `ahead`, and no more waits than can be sent within half of `timeout`.
-        Who waits takes turns, by the first value bound; with `express` there is one connection
-        more, for those of whom nothing is in flight.
+        Slow statements lower both. Requests that were sent cannot be reordered, so no more are
+        sent than run within `max_queue_delay` (s), and no more wait than can be sent within half of
+        `timeout` (s). The queue is fair by the first value bound. With `reserve_connection` there
+        is one connection more, for queue keys that have nothing in flight.
 
-        Behind a pooler in transaction mode `depth` must be 1, as it is without `prepare`:
-        PgBouncer may part a request from its settings while an earlier one runs (its issue 759).
-        Before PgBouncer 1.21 `prepare` must be False.
+        Behind a pooler in transaction mode `use_names` must be False, which also sets `max_depth`
+        to 1: before version 1.21 PgBouncer knows no prepared statements, and it may separate a
+        request from its settings while an earlier one runs (its issue 759).
         """
         self._conninfo = conninfo if callable(conninfo) else lambda: conninfo
-        self._connections, self._express = connections, express
-        self._depth, self._most_waiting = depth if prepare else 1, waiting
-        self._ahead = ahead
+        self._size, self._reserve_connection = connections, reserve_connection
+        self._max_depth, self._max_waiting = max_depth if use_names else 1, max_waiting
+        self._max_queue_delay = max_queue_delay
         self._timeout, self._statement_timeout = timeout, statement_timeout
-        self._read_only, self._prepare = read_only, prepare
-        self._links: list[PipelineConnection] = []
-        self._waiting: FairQueue[PendingRequest] = FairQueue()
+        self._read_only, self._use_names = read_only, use_names
+        self._connections: list[PipelineConnection] = []
+        self._queue: FairQueue[PendingRequest] = FairQueue()
         self._tasks: list[asyncio.Task[None]] = []
         self._closing, self._closed, self._reason = False, False, "not connected yet"
 
     @property
-    def connected(self) -> bool:
-        return bool(self._links)
+    def is_connected(self) -> bool:
+        return bool(self._connections)
 
     @property
     def stats(self) -> ConnectionStats:
-        in_flight = sum(len(link.flights) for link in self._links)
-        return ConnectionStats(len(self._links), in_flight, len(self._waiting))
+        in_flight = sum(len(connection.pending) for connection in self._connections)
+        return ConnectionStats(len(self._connections), in_flight, len(self._queue))
 
     async def open(self) -> None:
-        """Start to connect, and return at once, also when the database is away."""
-        depths = [self._depth] * self._connections + [0] * self._express
-        work = self._watch(), *[self._keep(depth) for depth in depths]
+        """Start to connect and return at once, also while the database is down."""
+        depths = [self._max_depth] * self._size + [0] * self._reserve_connection
+        work = self._check_regularly(), *[self._keep_connected(depth) for depth in depths]
         self._tasks = [asyncio.create_task(task) for task in work]
 
     async def close(self, timeout: float = 5) -> None:  # noqa: ASYNC109
-        """Finish what was accepted, cancel what still runs after `timeout`, disconnect."""
+        """Finish what was accepted, cancel what still runs after `timeout` (s), disconnect."""
         self._closing = True
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout
-        while (left := end - loop.time()) > 0:
-            flights = [
-                *self._waiting.items(),
-                *[one for link in self._links for one in link.flights],
-            ]
-            if not (answers := [one.answer for one in flights if not one.answer.done()]):
+        while (remaining := end - loop.time()) > 0:
+            unfinished = [r.outcome for r in self._all_requests() if not r.outcome.done()]
+            if not unfinished:
                 break
-            await asyncio.wait(answers, timeout=left)
+            await asyncio.wait(unfinished, timeout=remaining)
         self._closed = True
         for task in self._tasks:
             task.cancel()
-        running = [link.connection for link in self._links if link.flights]
-        cancelled = [connection.cancel_safe(timeout=1) for connection in running]
+        busy = [c.connection for c in self._connections if c.pending]
+        cancelled = [connection.cancel_safe(timeout=1) for connection in busy]
         await asyncio.gather(*cancelled, *self._tasks, return_exceptions=True)
-        self._tasks.clear()  # a connection that was being made ends with its task
-        for link in tuple(self._links):
-            link.lose("closed")
-        for flight in self._waiting.items():
-            flight.end(ConnectionUnavailable("closed"))
+        self._tasks.clear()  # a connection attempt ends with its task
+        for connection in tuple(self._connections):
+            connection.mark_lost("closed")
+        for request in self._queue.items():
+            request.finish(ConnectionUnavailable("closed"))
 
     async def fetch(
         self,
@@ -129,171 +131,202 @@ class Multiplexer:
     ) -> list[tuple[bytes | None, ...]]:
         """Bind `settings`, run `sql` with `$1`… bound to `parameters`, return its rows as text.
 
-        When cancelled, the result is dropped; a statement that was sent runs on. An answer later
-        than `statement_timeout` + `timeout` is not waited for. Reads are sent once more
-        when theirs is lost. Raises `Busy`, `Away` and `psycopg.Error` by SQLSTATE.
+        A read is sent once more when its connection is lost. A result later than
+        `statement_timeout` + `timeout` (s) is not waited for. When the caller is cancelled, the
+        result is dropped; a statement that was sent still runs. Raises `QueueFull`,
+        `ConnectionUnavailable`, and `psycopg.Error` by SQLSTATE.
         """
         limit = self._statement_timeout if statement_timeout is None else statement_timeout
-        sent = encode_request(settings, limit, sql, parameters, read_only=self._read_only)
-        named, spare = self._prepare, 2 if self._read_only else -1
+        statements = encode_request(settings, limit, sql, parameters, read_only=self._read_only)
+        use_names, retries_left = self._use_names, 2 if self._read_only else 0
         if self._closing:
             raise ConnectionUnavailable("closed")
         loop = asyncio.get_running_loop()
-        began, share = loop.time(), settings[0][1] if settings else ""
+        received_at, queue_key = loop.time(), settings[0][1] if settings else ""
         while True:
-            flight = PendingRequest(loop.create_future(), sent, limit, named, spare, began, share)
-            answer = await self._fly(flight)
-            if isinstance(answer, Exception):
-                raise answer
-            if answer is None:
-                spare = flight.spare
-                if not spare:  # lost, and it may not be lost again with the next to go
+            request = PendingRequest(
+                loop.create_future(),
+                statements,
+                limit,
+                use_names,
+                not self._read_only,
+                retries_left,
+                received_at,
+                queue_key,
+            )
+            outcome = await self._submit(request)
+            if isinstance(outcome, Exception):
+                raise outcome
+            if outcome is None:
+                retries_left = request.retries_left
+                if not retries_left:  # lost: the next connection may be about to be lost, too
                     await asyncio.sleep(SLOW_STATEMENT_SECONDS)
-            elif answer.status != ExecStatus.FATAL_ERROR:
-                return await decode_rows(answer)
-            elif named and answer.error_field(DiagnosticField.SQLSTATE) in STALE_STATEMENT_STATES:
-                named = False  # its transaction was undone
+            elif outcome.status != ExecStatus.FATAL_ERROR:
+                return await decode_rows(outcome)
+            elif (
+                use_names
+                and outcome.error_field(DiagnosticField.SQLSTATE) in STALE_STATEMENT_STATES
+            ):
+                use_names = False  # its transaction was rolled back
             else:
-                raise psycopg.errors.error_from_result(answer)
+                raise psycopg.errors.error_from_result(outcome)
 
-    async def _fly(self, flight: PendingRequest) -> Outcome:
+    async def _submit(self, request: PendingRequest) -> Outcome:
+        """Send a request, at once or when it is its turn, and return its outcome."""
         if self._closed:
             return ConnectionUnavailable("closed")
-        if not self._waiting.lines and (link := self._free()):
-            link.send(flight)
-            return await flight.answer
-        if (link := self._kept()) and flight.share not in self._flying():
-            link.send(flight)
-            return await flight.answer
-        flight.queued = asyncio.get_running_loop().time()
-        if left := self._waiting.add(flight.share, flight, self._most()):
-            left.end(QueueFull(f"{len(self._waiting)} requests wait already"))
+        if not self._queue and (connection := self._best_connection()):
+            connection.send(request)
+            return await request.outcome
+        if (
+            connection := self._reserved_connection()
+        ) and request.queue_key not in self._busy_keys():
+            connection.send(request)
+            return await request.outcome
+        request.queued_at = asyncio.get_running_loop().time()
+        if evicted := self._queue.add(request.queue_key, request, self._queue_capacity()):
+            evicted.finish(QueueFull(f"{len(self._queue)} requests are waiting"))
         try:
-            return await flight.answer
+            return await request.outcome
         finally:
-            self._waiting.remove(flight.share, flight)
+            self._queue.remove(request.queue_key, request)
 
-    def _most(self) -> float:
-        """How many may wait: with connections, those that can be sent in half of the time."""
-        paces = [link.pace for link in self._links if link.depth]
-        if not paces:
-            return self._most_waiting
-        sent = sum(self._timeout / 2 / max(pace, 1e-6) for pace in paces)
-        return min(self._most_waiting, max(sent, 2 * len(paces)))
+    def _queue_capacity(self) -> float:
+        """Return how many may wait: while connected, what can be sent within half the timeout."""
+        durations = [c.seconds_per_request for c in self._connections if c.max_depth]
+        if not durations:
+            return self._max_waiting
+        sendable = sum(self._timeout / 2 / max(seconds, 1e-6) for seconds in durations)
+        return min(self._max_waiting, max(sendable, 2 * len(durations)))
 
-    def _free(self) -> PipelineConnection | None:
-        now, best, least = asyncio.get_running_loop().time(), None, self._depth
-        for link in self._links:
-            count = len(link.flights)
-            if (
-                count >= link.room
-                or link.suspect
-                or (count and now - link.since >= SLOW_STATEMENT_SECONDS)
-            ):
+    def _best_connection(self) -> PipelineConnection | None:
+        """Return the connection with the fewest requests in flight that may take one more."""
+        now, best, fewest = asyncio.get_running_loop().time(), None, self._max_depth
+        for connection in self._connections:
+            count = len(connection.pending)
+            is_slow = count and now - connection.head_since >= SLOW_STATEMENT_SECONDS
+            if count >= connection.window or connection.is_suspect or is_slow:
                 continue
-            if self._read_only and link.held and link.held * link.pace < BATCH_SECONDS:
-                return link
-            if count < least:
-                best, least = link, count
+            batched = connection.corked * connection.seconds_per_request
+            if self._read_only and connection.corked and batched < BATCH_SECONDS:
+                return connection
+            if count < fewest:
+                best, fewest = connection, count
         return best
 
-    def _kept(self) -> PipelineConnection | None:
-        """The express connection, when it is idle."""
-        for link in self._links:
-            if not (link.depth or link.flights or link.suspect):
-                return link
+    def _reserved_connection(self) -> PipelineConnection | None:
+        """Return the reserved connection when it is idle."""
+        for connection in self._connections:
+            if not (connection.max_depth or connection.pending or connection.is_suspect):
+                return connection
         return None
 
-    def _flying(self) -> set[str]:
-        return {flight.share for link in self._links for flight in link.flights}
+    def _busy_keys(self) -> set[str]:
+        return {r.queue_key for connection in self._connections for r in connection.pending}
+
+    def _all_requests(self) -> list[PendingRequest]:
+        sent = [request for connection in self._connections for request in connection.pending]
+        return [*self._queue.items(), *sent]
 
     def _dispatch(self) -> None:
-        while self._waiting.lines:
-            flight, link = None, self._free()
-            if link:
-                flight = self._waiting.pop()
-            elif link := self._kept():
-                flight = self._waiting.pop(self._flying())
-            if flight is None or link is None:
+        """Send requests of the queue while there are connections for them."""
+        while self._queue:
+            request, connection = None, self._best_connection()
+            if connection:
+                request = self._queue.pop()
+            elif connection := self._reserved_connection():
+                request = self._queue.pop(self._busy_keys())
+            if request is None or connection is None:
                 return
-            if not flight.answer.done():
-                link.send(flight)
+            if not request.outcome.done():
+                connection.send(request)
 
-    async def _watch(self) -> None:
-        """End what took too long and connections gone silent; move reads from behind slow ones.
+    async def _check_regularly(self) -> None:
+        """Expire requests, close silent connections, move reads from behind slow statements.
 
-        That a tick serves them all spares each request a timer of its own.
+        One timer for all: a timer per request would cost more than the rest of sending it.
         """
-        loop, late = asyncio.get_running_loop(), f"waited {self._timeout} s"
         while True:
             await asyncio.sleep(SLOW_STATEMENT_SECONDS)
-            for flight in self._waiting.items():
-                if loop.time() - flight.queued >= self._timeout:
-                    flight.end(
-                        QueueFull(late)
-                        if self._links
-                        else ConnectionUnavailable(f"{late}: {self._reason}")
-                    )
-            for link in tuple(self._links):
-                link.receive()  # first: it may be this process that was slow
-                age = loop.time() - link.since
-                if link.flights and age > link.flights[0].limit + self._timeout:
-                    link.lose("no answer in time")
-                elif (
-                    len(link.flights) > 1
-                    and age > SLOW_STATEMENT_SECONDS
-                    and (other := self._free())
-                ):
-                    room = max(1, int(other.room) - len(other.flights))
-                    for flight in islice(link.flights, 1, 1 + room):
-                        if flight.spare == 2:
-                            flight.end(None, spare=1)
-                self._expire(link)
+            self._expire_queue()
+            for connection in tuple(self._connections):
+                connection.receive()  # first: this process itself may have been slow
+                now = asyncio.get_running_loop().time()
+                age = now - connection.head_since
+                head = connection.pending[0] if connection.pending else None
+                if head and age > head.statement_timeout + self._timeout:
+                    connection.mark_lost("no response in time")
+                elif len(connection.pending) > 1 and age > SLOW_STATEMENT_SECONDS:
+                    self._move_reads(connection)
+                self._expire_sent(connection, now)
 
-    def _expire(self, link: PipelineConnection) -> None:
-        """Behind a lock, each of many would wait its own limit in turn: no longer than together."""
-        now, expired = asyncio.get_running_loop().time(), 0
-        for flight in link.flights:
-            if now - flight.began < flight.limit + self._timeout:
-                break
-            cause = (
-                QueueTimeout
-                if any(one.heard > flight.began for one in self._links)
-                else ConnectionUnavailable
-            )
-            flight.end(cause("no answer in time", maybe_done=flight.spare < 0))
-            expired += 1
-        if expired and expired == len(link.flights):
-            link.lose("no answer in time")
+    def _expire_queue(self) -> None:
+        now = asyncio.get_running_loop().time()
+        message = f"waited {self._timeout} s"
+        for request in self._queue.items():
+            if now - request.queued_at >= self._timeout:
+                request.finish(
+                    QueueFull(message)
+                    if self._connections
+                    else ConnectionUnavailable(f"{message}: {self._reason}")
+                )
 
-    def _address(self) -> str:
-        """Return where to connect. A pooler refuses options, and keeps nothing prepared anyway.
+    def _move_reads(self, slow: PipelineConnection) -> None:
+        """Hand back reads that wait behind a slow statement, as many as another can take."""
+        if other := self._best_connection():
+            room = max(1, int(other.window) - len(other.pending))
+            for request in islice(slow.pending, 1, 1 + room):
+                if request.retries_left == 2:
+                    request.finish(None, retries_left=1)
 
-        Without the option the server makes a plan for each request of a list: not knowing `limit`,
-        it takes the plan that serves all for the dearer one.
+    def _expire_sent(self, connection: PipelineConnection, now: float) -> None:
+        """Give up on requests that waited too long behind others.
+
+        Behind a lock, each of many requests would otherwise wait for its own time limit in turn.
         """
-        conninfo = make_conninfo(self._conninfo(), connect_timeout=5, client_encoding="utf8")
-        if not self._prepare:
-            return conninfo
-        given = conninfo_to_dict(conninfo).get("options") or ""
-        return make_conninfo(conninfo, options=f"{given} -c plan_cache_mode=force_generic_plan")
+        expired = 0
+        for request in connection.pending:
+            if now - request.received_at < request.statement_timeout + self._timeout:
+                break
+            others_served = any(c.last_result_at > request.received_at for c in self._connections)
+            cause = QueueTimeout if others_served else ConnectionUnavailable
+            request.finish(cause("no response in time", maybe_applied=request.is_write))
+            expired += 1
+        if expired and expired == len(connection.pending):
+            connection.mark_lost("no response in time")
 
-    async def _keep(self, depth: int) -> None:
-        """Keep one connection, for ever."""
+    def _connection_string(self) -> str:
+        """Return where to connect. A pooler rejects options, and keeps no prepared statements.
+
+        Without the option the server plans each request of a list again: not knowing the value of
+        `limit`, it overestimates the cost of the generic plan.
+        """
+        conninfo = make_conninfo(
+            self._conninfo(), connect_timeout=CONNECT_TIMEOUT_SECONDS, client_encoding="utf8"
+        )
+        if not self._use_names:
+            return conninfo
+        options = conninfo_to_dict(conninfo).get("options") or ""
+        return make_conninfo(conninfo, options=f"{options} -c plan_cache_mode=force_generic_plan")
+
+    async def _keep_connected(self, max_depth: int) -> None:
+        """Open one connection, and open it again whenever it is lost."""
         loop, (pause, longest) = asyncio.get_running_loop(), RECONNECT_SECONDS
         while True:
-            began = loop.time()
+            started = loop.time()
             try:
-                connection = await psycopg.AsyncConnection.connect(self._address(), autocommit=True)
-                link = PipelineConnection(
-                    connection, self._links, depth, self._ahead, self._dispatch
+                raw = await psycopg.AsyncConnection.connect(
+                    self._connection_string(), autocommit=True
+                )
+                connection = PipelineConnection(
+                    raw, self._connections, max_depth, self._max_queue_delay, self._dispatch
                 )
                 self._dispatch()
-                await link.gone.wait()
-                self._reason = link.reason
+                await connection.closed.wait()
+                self._reason = connection.close_reason
             except Exception as error:
                 self._reason = str(error).strip()
-            if loop.time() - began > 2 * longest:
+            if loop.time() - started > 2 * longest:
                 pause = RECONNECT_SECONDS[0]
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311
             pause = min(2 * pause, longest)

@@ -1,8 +1,8 @@
-"""One connection to PostgreSQL with many requests in flight, each in a transaction of its own.
+"""One connection to PostgreSQL in pipeline mode: many requests in flight, each its own transaction.
 
-A request is all up to a Sync: bind the settings, run one statement. The server makes of it one
-implicit transaction, so that the settings end with it and an error stays its own (PostgreSQL:
-libpq pipeline mode).
+A request is everything up to a Sync message: bind the settings, then run one statement. The server
+runs it as one implicit transaction, so the settings end with it and an error affects no other
+request (https://www.postgresql.org/docs/current/libpq-pipeline-mode.html).
 """
 
 import asyncio
@@ -16,239 +16,245 @@ import psycopg
 from psycopg.pq import DiagnosticField, ExecStatus
 from psycopg.pq.abc import PGresult
 
-MAX_PREPARED = (
-    200  # prepared statements per connection; one more takes the place of that unused longest
-)
-STALE_STATEMENT_STATES = (
-    b"0A000",
-    b"26000",
-)  # the type of the result has changed; no such prepared statement
+MAX_PREPARED = 200  # statements per connection; the least recently used one makes room
+# The result type of a prepared statement has changed; the prepared statement does not exist.
+STALE_STATEMENT_STATES = (b"0A000", b"26000")
 
-Step = tuple[bytes, list[bytes | None]]  # SQL and its parameters
-EMPTY_STATEMENT: Step = b"select", []
-Outcome = PGresult | Exception | None  # None: better send it again
+Statement = tuple[bytes, list[bytes | None]]  # SQL and its parameters
+EMPTY_STATEMENT: Statement = b"select", []
+Outcome = PGresult | Exception | None  # None: send it again
 
 
 class ConnectionUnavailable(Exception):
-    """The database could not be reached, or went away: then a write has `maybe_done` its work."""
+    """The database cannot be reached, or the connection was lost.
 
-    def __init__(self, reason: str, *, maybe_done: bool = False) -> None:
+    `maybe_applied` says that a write may have been committed.
+    """
+
+    def __init__(self, reason: str, *, maybe_applied: bool = False) -> None:
         super().__init__(reason)
-        self.maybe_done = maybe_done
+        self.maybe_applied = maybe_applied
 
 
 class QueueTimeout(ConnectionUnavailable):
-    """Away for this request alone: the database answered others, and these took its time."""
+    """The request waited too long behind others, which the database did answer."""
 
 
 @dataclass(slots=True, eq=False)
 class PendingRequest:
-    answer: asyncio.Future[Outcome]
-    steps: tuple[Step, Step]
-    limit: float
-    named: bool
-    spare: int  # a read is sent again if it is slow (2) or its connection is lost (2, 1); -1: write
-    began: float  # when the request came
-    share: str  # whose it is, where requests must wait
-    queued: float = 0.0  # since when it waits
+    """A request that waits to be sent, or for its result. Times are those of the event loop."""
+
+    outcome: asyncio.Future[Outcome]
+    statements: tuple[Statement, Statement]  # that which binds the settings, and its own
+    statement_timeout: float
+    use_names: bool  # of prepared statements
+    is_write: bool
+    retries_left: int  # of a read: 2 when it may also be moved from a slow connection
+    received_at: float
+    queue_key: str
+    queued_at: float = 0.0
     prepares: bool = False
-    due: int = 0  # results
+    results_due: int = 0
     result: PGresult | None = None
 
-    def end(self, answer: Outcome, spare: int = 0) -> None:
-        if not self.answer.done():
-            self.spare = spare
-            self.answer.set_result(answer)
+    def finish(self, outcome: Outcome, *, retries_left: int = 0) -> None:
+        """Hand the outcome to whoever waits for it, if nobody has yet."""
+        if not self.outcome.done():
+            self.retries_left = retries_left
+            self.outcome.set_result(outcome)
 
 
 @dataclass(eq=False)
 class PipelineConnection:
-    """Owns one connection, which is one of `links` until it is lost."""
+    """Owns one connection, which is in `siblings` until it is lost."""
 
     connection: psycopg.AsyncConnection[tuple[object, ...]]
-    links: "list[PipelineConnection]"
-    depth: int  # 0: kept for shares that have nothing in flight
-    ahead: float
-    progressed: Callable[[], None]
-    flights: deque[PendingRequest] = field(default_factory=deque)
-    since: float = 0.0  # when the oldest flight became that
-    heard: float = 0.0  # when one was last answered
-    pace: float = 0.001  # how long one takes, on average
-    room: float = 0.0  # how many of them take `ahead`: one at least, `depth` at most
-    names: dict[bytes, bytes] = field(default_factory=dict)  # in the order of their last use
-    named: int = 0
-    ready: set[bytes] = field(default_factory=set)
-    writing: bool = False
-    suspect: bool = False
-    gone: asyncio.Event = field(default_factory=asyncio.Event)
-    reason: str = ""
+    siblings: "list[PipelineConnection]"
+    max_depth: int  # 0: reserved for queue keys that have nothing in flight
+    max_queue_delay: float  # seconds of work that may be sent ahead
+    on_progress: Callable[[], None]
+    pending: deque[PendingRequest] = field(default_factory=deque)
+    head_since: float = 0.0  # when the oldest pending request became the oldest
+    last_result_at: float = 0.0
+    seconds_per_request: float = 0.001  # moving average
+    window: float = 0.0  # how many requests fit into `max_queue_delay`, from 1 to `max_depth`
+    names: dict[bytes, bytes] = field(default_factory=dict)  # by SQL, least recently used first
+    names_given: int = 0
+    prepared: set[bytes] = field(default_factory=set)
+    is_writing: bool = False
+    is_suspect: bool = False  # a sibling was lost: send nothing until this one answers
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    close_reason: str = ""
 
     def __post_init__(self) -> None:
         self.loop, self.pg = asyncio.get_running_loop(), self.connection.pgconn
         self.fd = self.pg.socket
-        self.room = min(self.depth, self.ahead / self.pace)
-        self.cork = _corkable(self.fd)
-        self.held = 0  # flights of this turn of the event loop, not yet on their way
+        self.window = min(self.max_depth, self.max_queue_delay / self.seconds_per_request)
+        self.cork_socket = _corkable(self.fd)
+        self.corked = 0  # requests of this turn of the event loop that are held back
         self.pg.nonblocking = 1
         self.pg.enter_pipeline_mode()
         self.loop.add_reader(self.fd, self.receive)
-        self.links.append(self)
+        self.siblings.append(self)
 
-    def send(self, flight: PendingRequest) -> None:
-        if not self.flights:
-            self.since = self.loop.time()
-        self.flights.append(flight)
-        self._hold()
+    def send(self, request: PendingRequest) -> None:
+        """Send a request behind those that are pending."""
+        if not self.pending:
+            self.head_since = self.loop.time()
+        self.pending.append(request)
+        self._cork()
         try:
-            for sql, parameters in flight.steps:
-                self._query(flight, sql, parameters)
+            for sql, parameters in request.statements:
+                self._query(request, sql, parameters)
             self.pg.pipeline_sync()
         except psycopg.Error as error:
             self.receive(str(error))
         else:
             self._flush()
 
-    def _query(self, flight: PendingRequest, sql: bytes, parameters: list[bytes | None]) -> None:
-        flight.due += 1
-        if not flight.named:
+    def _query(self, request: PendingRequest, sql: bytes, parameters: list[bytes | None]) -> None:
+        request.results_due += 1
+        if not request.use_names:
             self.pg.send_query_params(sql, parameters)
             return
-        name = self.names[sql] = self.names.pop(sql, b"") or self._new_name(flight)
-        if sql not in self.ready:
+        name = self.names[sql] = self.names.pop(sql, b"") or self._new_name(request)
+        if sql not in self.prepared:
             self.pg.send_close_prepared(name)
             self.pg.send_prepare(name, sql)
-            self.ready.add(sql)
-            flight.prepares, flight.due = True, flight.due + 2
+            self.prepared.add(sql)
+            request.prepares, request.results_due = True, request.results_due + 2
         self.pg.send_query_prepared(name, parameters)
 
-    def _new_name(self, flight: PendingRequest) -> bytes:
-        """Return a name that no statement had: what an error skipped must not leave one to another.
+    def _new_name(self, request: PendingRequest) -> bytes:
+        """Return a name that no statement had: after an error, its old meaning might still apply.
 
-        Of too many statements the one unused longest goes, or a few clients that ask for all there
-        are would have everybody else's parsed each time.
+        Least recently used, so that a client with many kinds of lists does not make the statements
+        of all others be parsed each time.
         """
         if len(self.names) == MAX_PREPARED:
             unused = next(iter(self.names))
             self.pg.send_close_prepared(self.names.pop(unused))
-            self.ready.discard(unused)
-            flight.due += 1
-        self.named += 1
-        return b"m%d" % self.named
+            self.prepared.discard(unused)
+            request.results_due += 1
+        self.names_given += 1
+        return b"m%d" % self.names_given
 
-    def _hold(self) -> None:
+    def _cork(self) -> None:
         """Hold back what this turn of the event loop sends, so that the server wakes up once.
 
-        Only while it does: what waits for the window or for acknowledgements must not be held.
+        Never for longer: data that waits for the window or for acknowledgements must not be held.
         """
-        if not self.held and self.cork:
-            self.cork.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
-        if not self.held:
-            self.loop.call_soon(self._push)
-        self.held += 1
+        if not self.corked and self.cork_socket:
+            self.cork_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+        if not self.corked:
+            self.loop.call_soon(self._uncork)
+        self.corked += 1
 
-    def _push(self) -> None:
-        self.held = 0
-        if self.cork and not self.gone.is_set():
-            self.cork.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+    def _uncork(self) -> None:
+        self.corked = 0
+        if self.cork_socket and not self.closed.is_set():
+            self.cork_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
 
     def _flush(self) -> None:
         try:
-            full = bool(self.pg.flush())
+            is_full = bool(self.pg.flush())
         except psycopg.Error as error:
             self.receive(str(error))
             return
-        if full and not self.writing:
+        if is_full and not self.is_writing:
             self.loop.add_writer(self.fd, self._flush)
-        elif self.writing and not full:
+        elif self.is_writing and not is_full:
             self.loop.remove_writer(self.fd)
-        self.writing = full
-        if not self.pg.is_busy():  # libpq reads, too, while it writes
+        self.is_writing = is_full
+        if not self.pg.is_busy():  # libpq also reads while it writes
             self.loop.call_soon(self.receive)
 
     def receive(self, lost: str = "") -> None:
-        """Hand out the answers that have come, also those before the connection was `lost`."""
-        if self.gone.is_set():
+        """Hand out the results that have arrived, also when the connection was `lost` since."""
+        if self.closed.is_set():
             return
         try:
             self.pg.consume_input()
         except psycopg.Error as error:
             lost = lost or str(error)
-        nulls = 0  # two in a row: libpq knows of no more
-        while self.flights and nulls < 2 and not self.pg.is_busy():
+        nulls = 0  # two in a row: libpq has no more results
+        while self.pending and nulls < 2 and not self.pg.is_busy():
             nulls += 1
             if result := self.pg.get_result():
                 nulls = 0
-                self._accept(result, self.flights[0])
+                self._accept(result, self.pending[0])
         if lost:
-            self.lose(lost)
-        self.progressed()
+            self.mark_lost(lost)
+        self.on_progress()
 
-    def _accept(self, result: PGresult, flight: PendingRequest) -> None:
+    def _accept(self, result: PGresult, request: PendingRequest) -> None:
         status = result.status
         if status in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
-            flight.result, flight.due = result, flight.due - 1
+            request.result, request.results_due = result, request.results_due - 1
         elif status == ExecStatus.FATAL_ERROR and not _ends_session(result):
-            flight.result, flight.due = result, 0
-            if (
-                flight.prepares
-                or result.error_field(DiagnosticField.SQLSTATE) in STALE_STATEMENT_STATES
-            ):
-                self.ready.difference_update(sql for sql, _ in flight.steps)
-        elif status == ExecStatus.PIPELINE_SYNC and flight.result and not flight.due:
-            now, self.suspect = self.loop.time(), False
-            self.pace += (now - self.since - self.pace) / 8
-            self.room = min(self.depth, max(1, self.ahead / max(self.pace, 1e-6)))
-            self.since = self.heard = now
-            self.flights.popleft().end(flight.result)
+            request.result, request.results_due = result, 0
+            state = result.error_field(DiagnosticField.SQLSTATE)
+            if request.prepares or state in STALE_STATEMENT_STATES:
+                self.prepared.difference_update(sql for sql, _ in request.statements)
+        elif status == ExecStatus.PIPELINE_SYNC and request.result and not request.results_due:
+            now, self.is_suspect = self.loop.time(), False
+            self.seconds_per_request += (now - self.head_since - self.seconds_per_request) / 8
+            window = self.max_queue_delay / max(self.seconds_per_request, 1e-6)
+            self.window = min(self.max_depth, max(1, window))
+            self.head_since = self.last_result_at = now
+            self.pending.popleft().finish(request.result)
         elif status != ExecStatus.PIPELINE_ABORTED:
-            self.lose(f"{ExecStatus(status).name}: {result.get_error_message()}")
+            self.mark_lost(f"{ExecStatus(status).name}: {result.get_error_message()}")
 
-    def lose(self, reason: str) -> None:
-        if self.gone.is_set():
+    def mark_lost(self, reason: str) -> None:
+        """Close the connection; reads that may be retried are handed back, all else fails."""
+        if self.closed.is_set():
             return
-        self.reason = reason.strip()
-        self.gone.set()
-        self.links.remove(self)
+        self.close_reason = reason.strip()
+        self.closed.set()
+        self.siblings.remove(self)
         self.loop.remove_reader(self.fd)
         self.loop.remove_writer(self.fd)
-        if self.cork:
-            self.cork.close()
+        if self.cork_socket:
+            self.cork_socket.close()
         self.pg.finish()
-        while self.flights:
-            spare = (flight := self.flights.popleft()).spare
-            flight.end(
-                None if spare > 0 else ConnectionUnavailable(self.reason, maybe_done=spare < 0)
-            )
-        for link in tuple(self.links):  # one is rarely lost alone: nothing new before it answers
-            link.suspect = True
-            if not link.flights:
-                probe = self.loop.create_future()
-                link.send(
-                    PendingRequest(
-                        probe,
-                        (EMPTY_STATEMENT, EMPTY_STATEMENT),
-                        0,
-                        False,
-                        -1,
-                        self.loop.time(),
-                        "",
-                    )
-                )
+        while self.pending:
+            request = self.pending.popleft()
+            error = ConnectionUnavailable(self.close_reason, maybe_applied=request.is_write)
+            request.finish(None if request.retries_left > 0 else error)
+        for sibling in tuple(self.siblings):  # a connection is rarely lost alone
+            sibling.is_suspect = True
+            if not sibling.pending:
+                sibling.send(self._probe())
+
+    def _probe(self) -> PendingRequest:
+        """Return a request whose only purpose is to see whether a connection still answers."""
+        return PendingRequest(
+            outcome=self.loop.create_future(),
+            statements=(EMPTY_STATEMENT, EMPTY_STATEMENT),
+            statement_timeout=0,
+            use_names=False,
+            is_write=True,
+            retries_left=0,
+            received_at=self.loop.time(),
+            queue_key="",
+        )
 
 
 def _corkable(fd: int) -> socket.socket | None:
-    """Return the socket if it can hold back what is sent to it (tcp(7), TCP_CORK), else None.
+    """Return a socket that can hold back what is sent to it (tcp(7), TCP_CORK), or None.
 
-    Most of what a small request costs is waking up the server's process.
+    Most of the cost of a small request is waking up the server's process.
     """
-    end = socket.socket(fileno=os.dup(fd))
-    if hasattr(socket, "TCP_CORK") and end.family in (socket.AF_INET, socket.AF_INET6):
-        return end
-    end.close()
+    duplicate = socket.socket(fileno=os.dup(fd))
+    is_tcp = duplicate.family in (socket.AF_INET, socket.AF_INET6)
+    if hasattr(socket, "TCP_CORK") and is_tcp:
+        return duplicate
+    duplicate.close()
     return None
 
 
 def _ends_session(error: PGresult) -> bool:
     severity = error.error_field(DiagnosticField.SEVERITY_NONLOCALIZED)
-    severity = severity or error.error_field(DiagnosticField.SEVERITY)  # PgBouncer sends this one
+    severity = severity or error.error_field(DiagnosticField.SEVERITY)  # PgBouncer sends only this
     return severity in (b"FATAL", b"PANIC", None)  # None: libpq itself, the connection broke

@@ -1,4 +1,4 @@
-"""What is sent for one statement, and the rows that come back: bytes, as libpq wants them."""
+"""Statements and rows as bytes, the way libpq takes and returns them."""
 
 import asyncio
 import re
@@ -8,10 +8,10 @@ from functools import lru_cache
 import psycopg
 from psycopg.pq.abc import PGresult
 
-from db.connections.pipeline import Step
+from db.connections.pipeline import Statement
 
-ROWS_PER_TURN = 2_000  # converted at a time, so that a large result lets others in
-# Other SQL may outlast the Sync (set, begin, listen, declare) or wedge the pipeline (copy).
+ROWS_PER_TURN = 2_000  # of the event loop, so that a large result does not block others
+# Other statements may outlast the Sync (SET, BEGIN, LISTEN, DECLARE) or block the pipeline (COPY).
 ALLOWED_STATEMENT = re.compile(
     r"[\s(]*(select|insert|update|delete|merge|with|values|table)\b", re.I
 )
@@ -19,26 +19,27 @@ ALLOWED_STATEMENT = re.compile(
 
 def encode_request(
     settings: Sequence[tuple[str, str]],
-    limit: float,
+    statement_timeout: float,
     sql: str,
     parameters: Sequence[str | None],
     *,
     read_only: bool,
-) -> tuple[Step, Step]:
-    """Return the two statements of a request: that which binds, with `limit` (s), and its own.
+) -> tuple[Statement, Statement]:
+    """Return the statement that binds the settings and the timeout (s), and that of the request.
 
-    Raises `psycopg.Error` for what could not be sent.
+    Raises `psycopg.Error` for what cannot be sent.
     """
     bound = [_encode(text) for setting in settings for text in setting]
-    bind = _bind(len(settings), read_only), [*bound, b"%d" % max(1, limit * 1000)]
+    milliseconds = b"%d" % max(1, statement_timeout * 1000)
+    bind = _bind(len(settings), read_only), [*bound, milliseconds]
     return bind, (_statement(sql), [_encode(text) for text in parameters])
 
 
 @lru_cache
-def _bind(settings: int, read_only: bool) -> bytes:
-    """Return the SQL that binds so many settings and, as its last parameter, the time limit."""
-    calls = [f"set_config(${2 * n + 1}, ${2 * n + 2}, true)" for n in range(settings)]
-    calls.append(f"set_config('statement_timeout', ${2 * settings + 1}, true)")
+def _bind(count: int, read_only: bool) -> bytes:
+    """Return the SQL that binds `count` settings and, as its last parameter, the timeout."""
+    calls = [f"set_config(${2 * n + 1}, ${2 * n + 2}, true)" for n in range(count)]
+    calls.append(f"set_config('statement_timeout', ${2 * count + 1}, true)")
     if read_only:
         calls.append("set_config('transaction_read_only', 'on', true)")
     return f"select {', '.join(calls)}".encode()
@@ -47,7 +48,7 @@ def _bind(settings: int, read_only: bool) -> bytes:
 @lru_cache(1024)
 def _statement(sql: str) -> bytes:
     if not ALLOWED_STATEMENT.match(sql):
-        raise psycopg.NotSupportedError(f"cannot run in a transaction of its own: {sql[:40]}")
+        raise psycopg.NotSupportedError(f"cannot run as a transaction of its own: {sql[:40]}")
     return _encode(sql) or b""
 
 
@@ -61,12 +62,12 @@ def _encode(text: str | None) -> bytes | None:
 
 
 async def decode_rows(result: PGresult) -> list[tuple[bytes | None, ...]]:
-    """Return the rows of a result as text, letting others in between many."""
+    """Return the rows of a result as text; large results yield to other tasks in between."""
     value, columns, count = result.get_value, range(result.nfields), result.ntuples
-    converted: list[tuple[bytes | None, ...]] = []
+    rows: list[tuple[bytes | None, ...]] = []
     for start in range(0, count, ROWS_PER_TURN):
         if start:
             await asyncio.sleep(0)
-        some = range(start, min(start + ROWS_PER_TURN, count))
-        converted += [tuple([value(row, column) for column in columns]) for row in some]
-    return converted
+        turn = range(start, min(start + ROWS_PER_TURN, count))
+        rows += [tuple([value(row, column) for column in columns]) for row in turn]
+    return rows

@@ -1,0 +1,1 @@
+"""SQL statements, a module per resource: one function, one statement."""

@@ -1,9 +1,9 @@
-"""Statements on guests: there is nothing of them but a number."""
+"""Guests: the database keeps nothing of them but a sequence of numbers."""
 
 from db.tenancy import Session
 
 
-async def next_number(nobody: Session) -> int:
+async def next_number(session: Session) -> int:
     """Return a number that no guest of this database had before."""
-    rows = await nobody.fetch("select nextval('guest_number')")
+    rows = await session.fetch("select nextval('guest_number')")
     return int(rows[0][0] or 0)

@@ -1,7 +1,7 @@
-"""Statements on idempotency keys: the answer to the first request with each is kept for a day.
+"""Idempotency keys: the response to the first request with a key is kept for 24 hours.
 
-A row is of the organization that the write bound, and goes with it. What is kept of a request is
-a hash, and of its key an id that is made from it.
+A row belongs to the organization that the write bound, and is deleted with it. Of a request only a
+hash is stored, and of its key only an id that is derived from it.
 """
 
 import hashlib
@@ -13,12 +13,12 @@ import orjson
 from db.tenancy import Transaction
 
 Response = tuple[int, bytes, dict[str, str]]  # status, content, headers
-PURGE_BATCH = 10  # rows of the tenant at each insert, so that a day's keys are all there ever are
+PURGE_BATCH = 10  # expired rows of the tenant that each insert deletes
 
 
 @dataclass(frozen=True)
 class Key:
-    """A key of a subject within the tenant `org_id`, or without one in all that is its own."""
+    """A key of `subject` within the tenant `org_id`; "" is for the subject's own operations."""
 
     id: str
     org_id: str
@@ -28,20 +28,22 @@ class Key:
 
 @dataclass(frozen=True)
 class StoredResponse:
+    """A response, and the hash of the request that it belongs to."""
+
     request: str
-    answer: Response
+    response: Response
 
 
 def make_key(text: str, org_id: str, subject: str, request: bytes) -> Key:
-    """Return the key `text` that `subject` sent with `request`."""
+    """Return the key for `text` that `subject` sent with `request`."""
     id = UUID(bytes=hashlib.sha256(orjson.dumps([subject, text])).digest()[:16])
     return Key(str(id), org_id, subject, hashlib.sha256(request).hexdigest())
 
 
 async def lock(tx: Transaction, key: Key) -> bool:
-    """Take the key until the transaction ends; False while another transaction has it.
+    """Lock the key until the transaction ends; return False while another transaction has it.
 
-    A statement of its own: what the next one sees includes what the last holder committed.
+    A statement of its own, so that the next one sees what the last holder committed.
     """
     name = hashlib.sha256(f"idempotency_keys {key.org_id} {key.id}".encode()).digest()
     number = int.from_bytes(name[:8], "big", signed=True)
@@ -50,7 +52,7 @@ async def lock(tx: Transaction, key: Key) -> bool:
 
 
 async def find(tx: Transaction, key: Key) -> StoredResponse | None:
-    """Return what is kept for the key, None when nothing is or its time is over."""
+    """Return the response stored for the key, or None when there is none or it has expired."""
     owner = "org_id = $1::uuid" if key.org_id else "subject = $1"
     rows = await tx.fetch(
         f"""select request, status, content, headers from idempotency_keys
@@ -64,9 +66,9 @@ async def find(tx: Transaction, key: Key) -> StoredResponse | None:
     return StoredResponse(request.decode(), (int(status), content, orjson.loads(headers)))
 
 
-async def insert(tx: Transaction, key: Key, answer: Response) -> None:
-    """Keep the answer, as the organization that is bound now; of its old rows some go."""
-    status, content, headers = answer
+async def insert(tx: Transaction, key: Key, response: Response) -> None:
+    """Store the response for the organization that is bound; delete some expired rows of it."""
+    status, content, headers = response
     await tx.run(
         f"""with bound as (
                 select nullif(current_setting('app.org_id', true), '')::uuid as org_id),

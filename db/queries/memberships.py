@@ -1,12 +1,12 @@
-"""Statements on memberships: one function, one statement."""
+"""Memberships: which subjects belong to an organization."""
 
 from db.tenancy import Session, single_row
 
 
-async def require(subject: Session, name: str, org_id: str) -> None:
-    """Return if the subject called `name` is a member of the organization. Raises `NotFound`."""
+async def require(session: Session, subject: str, org_id: str) -> None:
+    """Raise `NotFound` unless `subject` is a member of the organization."""
     single_row(
-        await subject.fetch(
-            "select role from memberships where subject = $1 and org_id = $2", name, org_id
+        await session.fetch(
+            "select role from memberships where subject = $1 and org_id = $2", subject, org_id
         )
     )

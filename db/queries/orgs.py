@@ -1,4 +1,4 @@
-"""Statements on organizations and their first membership: one function, one statement."""
+"""Organizations and their first membership."""
 
 from orjson import Fragment
 
@@ -7,7 +7,7 @@ from db.tenancy import Session, Transaction, single_row
 
 
 async def claim_id(tx: Transaction, org_id: str) -> bool:
-    """Take an org id for ever; False when it was ever taken before."""
+    """Reserve an organization id permanently; return False when it was used before."""
     claimed = await tx.run(
         "insert into used_org_ids (org_id) values ($1) on conflict do nothing", org_id
     )
@@ -15,7 +15,7 @@ async def claim_id(tx: Transaction, org_id: str) -> bool:
 
 
 async def insert(tx: Transaction, org_id: str, name: str) -> Fragment:
-    """Make the organization whose id the transaction has bound as its tenant."""
+    """Create the organization whose id the transaction has bound, and return it."""
     return single_row(
         await tx.fetch(
             """with org as (
@@ -35,35 +35,35 @@ async def insert_owner(tx: Transaction, org_id: str, subject: str) -> None:
     )
 
 
-async def get(subject: Session, name: str, org_id: str) -> Fragment:
-    """Return an organization that the subject called `name` is a member of. Raises `NotFound`."""
+async def get(session: Session, subject: str, org_id: str) -> Fragment:
+    """Return an organization that `subject` is a member of. Raises `NotFound`."""
     return single_row(
-        await subject.fetch(
+        await session.fetch(
             """select row_to_json(org) from (
                    select o.id, o.name, o.status, o.created_at
                    from memberships m join organizations o on o.id = m.org_id
                    where m.subject = $1 and m.org_id = $2) org""",
-            name,
+            subject,
             org_id,
         )
     )
 
 
-async def list_(subject: Session, name: str, after: str, limit: int) -> dict[str, object]:
-    """Return a page of the organizations that the subject called `name` is a member of."""
-    rows = await subject.fetch(
+async def list_(session: Session, subject: str, after: str, limit: int) -> dict[str, object]:
+    """Return a page of the organizations that `subject` is a member of, after an id."""
+    rows = await session.fetch(
         """select org.id, row_to_json(org) from (
                select o.id, o.name, o.status, o.created_at
                from memberships m join organizations o on o.id = m.org_id
                where m.subject = $1 and m.org_id > $2 order by m.org_id limit $3) org
            order by org.id""",
-        name,
+        subject,
         after,
         str(limit + 1),
     )
     return page_body(rows or [(None, None)], limit)
 
 
-async def delete(subject: Session, org_id: str) -> None:
+async def delete(session: Session, org_id: str) -> None:
     """Delete an organization that the subject owns. Raises `NotFound`."""
-    single_row(await subject.fetch("delete from organizations where id = $1 returning id", org_id))
+    single_row(await session.fetch("delete from organizations where id = $1 returning id", org_id))

@@ -1,4 +1,4 @@
-"""Pages of a list: keyset paging, with an opaque cursor."""
+"""Pages of a list: keyset pagination with an opaque cursor."""
 
 import base64
 from uuid import UUID
@@ -10,27 +10,28 @@ from db.errors import InvalidValue, NotFound
 from db.tenancy import Row
 
 FIRST_ID = str(UUID(int=0))
+ID_CURSOR_LENGTH = 22  # base64url of 16 bytes
 
 
 def decode_cursor(cursor: str | None) -> str:
-    """Return the id behind which the page begins. Raises `Invalid`."""
+    """Return the id after which the page begins. Raises `InvalidValue`."""
     if cursor is None:
         return FIRST_ID
     try:
-        return str(UUID(bytes=_decoded(cursor)))
+        return str(UUID(bytes=_decode(cursor)))
     except ValueError:
         raise invalid_cursor() from None
 
 
 def is_id_cursor(cursor: str) -> bool:
-    """Whether a cursor is one of a list in order of its ids."""
-    return len(cursor) == 22
+    """Return whether a cursor is of a list in order of its ids."""
+    return len(cursor) == ID_CURSOR_LENGTH
 
 
 def decode_sorted_cursor(cursor: str) -> tuple[str, str | None, str]:
-    """Return the order, the value and the id behind which a page begins. Raises `Invalid`."""
+    """Return the order, the value and the id after which a page begins. Raises `InvalidValue`."""
     try:
-        sort, value, id = orjson.loads(_decoded(cursor))
+        sort, value, id = orjson.loads(_decode(cursor))
     except (ValueError, TypeError):
         raise invalid_cursor() from None
     if not isinstance(sort, str) or not isinstance(value, str | None) or not _is_id(id):
@@ -39,21 +40,20 @@ def decode_sorted_cursor(cursor: str) -> tuple[str, str | None, str]:
 
 
 def encode_cursor(id: str) -> str:
-    """Return the opaque form of a position: 22 characters of base64url (RFC 4648 section 5)."""
-    return base64.urlsafe_b64encode(UUID(id).bytes)[:22].decode()
+    """Return the cursor of a list in order of its ids (RFC 4648 section 5)."""
+    return base64.urlsafe_b64encode(UUID(id).bytes)[:ID_CURSOR_LENGTH].decode()
 
 
 def encode_sorted_cursor(sort: str, value: str | None, id: str) -> str:
-    """Return the opaque form of a position in a list that is sorted."""
+    """Return the cursor of a sorted list."""
     return base64.urlsafe_b64encode(orjson.dumps([sort, value, id])).rstrip(b"=").decode()
 
 
 def page_body(rows: list[Row], limit: int, sort: str | None = None) -> dict[str, object]:
     """Return `{items, next?}` of at most `limit` items from `limit + 1` rows of (id, JSON).
 
-    With `sort` a row has also the value that it sorts by. One row without an id stands for a list
-    that exists and has nothing here; no row at all for one that does not exist.
-    Raises `NotFound`.
+    With `sort`, a row also has the value it is sorted by. A single row without an id means that
+    the list exists and is empty, no row that it does not exist. Raises `NotFound`.
     """
     if not rows:
         raise NotFound
@@ -67,7 +67,12 @@ def page_body(rows: list[Row], limit: int, sort: str | None = None) -> dict[str,
     return body
 
 
-def _decoded(cursor: str) -> bytes:
+def invalid_cursor() -> InvalidValue:
+    """Return the error for a cursor that no page of this list contained."""
+    return InvalidValue("query", "/cursor", "is not a cursor of this list in this order")
+
+
+def _decode(cursor: str) -> bytes:
     return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
 
 
@@ -76,8 +81,3 @@ def _is_id(id: object) -> bool:
         return isinstance(id, str) and str(UUID(id)) == id
     except ValueError:
         return False
-
-
-def invalid_cursor() -> InvalidValue:
-    """The error of a position that no page gave."""
-    return InvalidValue("query", "/cursor", "not a cursor of this list in this order")

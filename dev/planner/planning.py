@@ -78,7 +78,7 @@ def _refusal(checked: Contract, change: Change) -> Issue | None:
     reason = change.loss
     if change.upgrade:
         reason += f"; if that is meant, write x-acknowledge {_holder(checked, place, change)}"
-    return checked.fault(place, reason)
+    return checked.issue(place, reason)
 
 
 def _place(checked: Contract, change: Change) -> NodePath:

@@ -45,7 +45,7 @@ def write(file: Path, handlers: Path, asked: ResourceRequest) -> tuple[int, Reso
             _demand_clean(copy, handlers, declared)
         except ContractError as error:
             name = f"{display(file)} with {made.name}"
-            raise ContractError(replace(fault, file=name) for fault in error.faults) from None
+            raise ContractError(replace(fault, file=name) for fault in error.issues) from None
         os.replace(copy, file)
     return new.count("\n") - text.count("\n"), made
 

@@ -1,51 +1,57 @@
-"""The rules that a contract keeps to be served: each yields the places that break it, and why.
+"""The rules that a contract must follow: each yields the violations of one topic.
 
-Nothing here knows of files or lines, and nothing raises for a malformed document: a rule passes
-over what has not the shape it looks for, since `structure` reports that.
-`check` holds every contract to its rules; those of `x-table` are apart: `tables`,
-`table_operations` and `table_lists`, which `openapi.contract` asks itself.
+The rules know neither files nor lines, and none raises for a malformed document: a rule skips
+nodes of an unexpected type, which `structure` reports.
+
+`check` applies the rules for every contract. `openapi.contract` applies those for `x-table`
+itself: `tables` and `table_operations`.
 """
 
 from collections.abc import Callable
 from typing import Any
 
-from openapi.documents import walk
-from openapi.rules.examples import examples
+from openapi.object_tree import walk
+from openapi.rules.examples import check_examples
 from openapi.rules.messages import Violation
-from openapi.rules.operations import operations, parameters, paths
-from openapi.rules.references import references
-from openapi.rules.schemas import schemas
-from openapi.rules.security import security
-from openapi.rules.structure import structure
+from openapi.rules.operations import check_operations, check_parameters, check_paths
+from openapi.rules.references import check_references
+from openapi.rules.schemas import check_schemas
+from openapi.rules.security import check_security
+from openapi.rules.structure import check_structure
 
-__all__ = ["Finding", "check"]
+__all__ = ["Violation", "check"]
 
 
 def check(
     document: dict[str, Any],
     openapi: dict[str, Any],
     extensions: dict[str, Any],
-    handler_fault: Callable[[str, str], str | None],
+    handler_issue: Callable[[str, str], str | None],
 ) -> list[Violation]:
-    """Return all that is wrong with a contract.
+    """Return all violations of a contract.
 
-    `openapi` and `extensions` are JSON Schemas; `handler_fault(tag, function)` says what keeps
-    that function from handling an operation.
+    `openapi` and `extensions` are JSON Schemas. `handler_issue(tag, function)` returns why that
+    function cannot handle an operation, or None.
     """
     objects = list(walk(document))
-    broken = list(references(document, objects))
-    found = [
-        *broken,
-        *paths(document),
-        *schemas(objects),
-        *parameters(document, objects),
-        *security(document, objects),
-        *operations(document, objects, handler_fault),
+    broken_references = list(check_references(document, objects))
+    violations = [
+        *broken_references,
+        *check_paths(document),
+        *check_schemas(objects),
+        *check_parameters(document, objects),
+        *check_security(document, objects),
+        *check_operations(document, objects, handler_issue),
     ]
-    known = {place for place, _ in found}
-    found += [f for f in structure(document, objects, openapi, extensions) if f[0] not in known]
-    if broken:  # no validator can be built on them
-        return found
-    unbuilt: list[Violation] = []
-    found += examples(document, objects, unbuilt)
-    return found or unbuilt
+    # A rule's reason is more specific than the JSON Schema's for the same node.
+    reported = {path for path, _ in violations}
+    violations += [
+        violation
+        for violation in check_structure(document, objects, openapi, extensions)
+        if violation[0] not in reported
+    ]
+    if broken_references:  # no validator can be built
+        return violations
+    build_errors: list[Violation] = []
+    violations += check_examples(document, objects, build_errors)
+    return violations or build_errors

@@ -1,88 +1,98 @@
-"""What each `$ref` of a contract leads to."""
+"""The rules for `$ref`."""
 
 from collections.abc import Iterator
 from typing import Any
 
-from openapi.documents import MAX_REF_DEPTH, OBJECT_KINDS, NodePath, SpecObject, locate, mapping_at
-from openapi.rules.messages import Violation, quote, suggest_ref
+from openapi.documents import MAX_REF_DEPTH, NodePath, locate, mapping_at
+from openapi.object_tree import REFERABLE, Kind, SpecObject
+from openapi.rules.messages import Violation, closest_match, quote
 
-MOST = 50_000  # values that a $ref may unfold to
+MAX_REF_VALUES = 50_000  # values that a $ref may expand to
 
 
-def references(document: Any, objects: list[SpecObject]) -> Iterator[Violation]:
-    """Each `$ref` stands alone and leads, inside the document, to an object of its own kind."""
-    kinds = {place: kind for place, kind, _ in objects}
-    referable = {kind[1:] for kind in OBJECT_KINDS["components"].values()}
+def check_references(document: Any, objects: list[SpecObject]) -> Iterator[Violation]:
+    """Each `$ref` has no siblings and references an object of the right kind in this document."""
+    kinds = {path: kind for path, kind, _ in objects}
     stack: list[tuple[NodePath, Any]] = [((), document)]
     while stack:
-        place, node = stack.pop()
+        path, node = stack.pop()
         children = node.items() if isinstance(node, dict) else enumerate(node)
-        stack += [((*place, k), v) for k, v in children if isinstance(v, dict | list)]
+        stack += [((*path, k), v) for k, v in children if isinstance(v, dict | list)]
         ref = mapping_at(node).get("$ref")
         if not isinstance(ref, str):
             continue
-        kind, here = kinds.get(place), (*place, "$ref")
-        if kind not in referable:
-            yield here, "no $ref may stand here"
+        kind, ref_path = kinds.get(path), (*path, "$ref")
+        if kind not in REFERABLE:
+            yield ref_path, "a $ref is not allowed here"
             continue
         for key in node.keys() - {"$ref"}:
-            yield (*place, key), "stands beside a $ref, which hides it"
+            yield (*path, key), "is ignored next to a $ref; move it to the referenced object"
         if not ref.startswith("#/"):
-            yield here, f"external $ref {quote(ref)}: only `#/…` is followed"
+            yield ref_path, f"external $ref {quote(ref)} is not supported; use `#/…`"
             continue
+        noun = REFERABLE[kind]
         try:
             target = locate(document, ref)[0]
         except LookupError:
-            yield here, f"$ref {quote(ref)} leads nowhere{_meant(ref, kinds, kind)}"
+            hint = _similar_component(ref, kinds, kind)
+            yield ref_path, f"references {noun} that does not exist: {quote(ref)}{hint}"
             continue
         if kinds.get(target) != kind:
-            yield here, f"$ref {quote(ref)} leads to no {kind}"
-    yield from _unfolding(document)
+            yield ref_path, f"must reference {noun}, which {quote(ref)} is not"
+    yield from _check_expansion(document)
 
 
-def _meant(ref: str, kinds: dict[NodePath, str], kind: str | None) -> str:
-    """Return a hint to the component whose name is the nearest."""
-    known = [p for p, k in kinds.items() if k == kind and len(p) == 3 and p[0] == "components"]
-    name = suggest_ref(ref.rpartition("/")[2], [p[2] for p in known])
-    found = next((p for p in known if p[2] == name), None)
-    return f"; did you mean `#/{'/'.join(map(str, found))}`?" if found else ""
+def _similar_component(ref: str, kinds: dict[NodePath, Kind], kind: Kind) -> str:
+    """Return a hint that names the component with the most similar name, or an empty string."""
+    pointers = {
+        path[2]: f"#/{'/'.join(map(str, path))}"
+        for path, other in kinds.items()
+        if other == kind and len(path) == 3 and path[0] == "components"
+    }
+    name = closest_match(ref.rpartition("/")[2], pointers)
+    return f"; did you mean `{pointers[name]}`?" if name else ""
 
 
-def _unfolding(document: Any) -> list[Violation]:
-    """Find what cannot be unfolded: recursion, and references that multiply without bound."""
-    found: list[Violation] = []
-    weights: dict[NodePath, tuple[int, int]] = {}
-    trail: set[NodePath] = set()
+def _check_expansion(document: Any) -> list[Violation]:
+    """Return the `$ref`s that cannot be expanded: they recurse, or multiply beyond the limits.
 
-    def weight(place: NodePath, node: Any, level: int) -> tuple[int, int]:
+    The size of a node is the number of values and of levels that it expands to.
+    """
+    violations: list[Violation] = []
+    sizes: dict[NodePath, tuple[int, int]] = {}
+    trail: set[NodePath] = set()  # the targets being expanded
+
+    def size(path: NodePath, node: Any, level: int) -> tuple[int, int]:
         ref = mapping_at(node).get("$ref")
         if isinstance(ref, str):
-            return weight_of(place, ref, level)
-        count, depth = 1, 0
+            return size_of_target(path, ref, level)
+        values, levels = 1, 0
         children = mapping_at(node).items() if not isinstance(node, list) else enumerate(node)
         for key, child in children:
-            inner_count, inner_depth = weight((*place, key), child, level + 1)
-            count, depth = count + inner_count, max(depth, inner_depth)
-        return count, depth + 1
+            child_values, child_levels = size((*path, key), child, level + 1)
+            values, levels = values + child_values, max(levels, child_levels)
+        return values, levels + 1
 
-    def weight_of(place: NodePath, ref: str, level: int) -> tuple[int, int]:
+    def size_of_target(path: NodePath, ref: str, level: int) -> tuple[int, int]:
         try:
-            target, inner = locate(document, ref)
+            target, node = locate(document, ref)
         except LookupError:
             return 1, 1
+        ref_path = (*path, "$ref")
         if target in trail:
-            found.append(((*place, "$ref"), f"recursive schema: {quote(ref)} contains itself"))
+            reason = f"recursive schemas are not supported: {quote(ref)} contains itself"
+            violations.append((ref_path, reason))
             return 1, 1
-        if target not in weights and level < MAX_REF_DEPTH:
+        if target not in sizes and level < MAX_REF_DEPTH:
             trail.add(target)
-            weights[target] = weight(target, inner, level + 1)
+            sizes[target] = size(target, node, level + 1)
             trail.remove(target)
-        count, depth = weights.get(target, (0, MAX_REF_DEPTH))
-        if count <= MOST and level + depth <= MAX_REF_DEPTH:
-            return count, depth
-        limit = f"{MOST} values or {MAX_REF_DEPTH} levels"
-        found.append(((*place, "$ref"), f"$ref {quote(ref)} unfolds to more than {limit}"))
+        values, levels = sizes.get(target, (0, MAX_REF_DEPTH))
+        if values <= MAX_REF_VALUES and level + levels <= MAX_REF_DEPTH:
+            return values, levels
+        limits = f"{MAX_REF_VALUES:,} values or {MAX_REF_DEPTH} levels"
+        violations.append((ref_path, f"$ref {quote(ref)} expands to more than {limits}"))
         return 1, 1
 
-    weight((), document, 0)
-    return found
+    size((), document, 0)
+    return violations

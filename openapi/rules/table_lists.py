@@ -1,4 +1,4 @@
-"""The rules of the lists that the generic handler serves: filters, order, and the next page."""
+"""The rules for lists that the service serves from a table: filters, order and cursors."""
 
 import re
 from collections.abc import Iterator
@@ -8,90 +8,98 @@ from openapi.documents import NodePath, list_at, mapping_at, parameters_of, reso
 from openapi.rules.messages import Violation
 from openapi.tables import SCALARS
 
-CURSOR = "^[A-Za-z0-9_-]+$"
-PLAIN = 22  # characters of a cursor that is an id
-LONGEST_SCALAR = 48  # bytes of a number, time or id as text
-ID = 36
+CURSOR_PATTERN = "^[A-Za-z0-9_-]+$"
+ID_CURSOR_CHARACTERS = 22  # a cursor of a list without `sort`
+MAX_SCALAR_BYTES = 48  # a number, time or id as text
+ID_BYTES = 36
 
 
 def check(
-    document: Any, place: NodePath, operation: Any, schema: dict[str, Any]
+    document: Any, path: NodePath, operation: Any, schema: dict[str, Any]
 ) -> Iterator[Violation]:
-    """Query parameters of a list are its page, a column that filters, or `sort`."""
+    """Each query parameter is `limit`, `cursor`, `sort`, or a column to filter by."""
     columns = mapping_at(schema, "properties")
-    for (name, where), (at, parameter) in parameters_of(document, place).items():
-        if where != "query" or name in ("limit", "cursor"):
+    for (name, location), (parameter_path, parameter) in parameters_of(document, path).items():
+        if location != "query" or name in ("limit", "cursor"):
             continue
-        if f"{{{name}}}" in str(place[1]):
-            yield at, f"`{name}` is in the path already"
-        sent = resolve(document, parameter.get("schema"))
+        if f"{{{name}}}" in str(path[1]):
+            yield parameter_path, f"`{name}` is already in the path"
+        parameter_schema = resolve(document, parameter.get("schema"))
         column = resolve(document, columns.get(name))
         if name == "sort":
-            yield from _sort(document, place, operation, at, list_at(sent, "enum"), columns)
+            values = list_at(parameter_schema, "enum")
+            yield from _sort(document, path, operation, parameter_path, values, columns)
         elif column.get("type") not in SCALARS:
-            yield at, f"`{name}` is no column to filter by"
-        elif any(sent.get(key) != column.get(key) for key in ("type", "format")):
-            yield at, f"`{name}` has another type than the column"
+            yield parameter_path, f"`{name}` is not a scalar column: lists cannot filter by it"
+        elif any(parameter_schema.get(key) != column.get(key) for key in ("type", "format")):
+            yield parameter_path, f"`{name}` must have the type and format of the column"
 
 
 def _sort(
     document: Any,
-    place: NodePath,
+    path: NodePath,
     operation: Any,
-    at: NodePath,
+    parameter_path: NodePath,
     values: list[Any],
     columns: dict[str, Any],
 ) -> Iterator[Violation]:
+    """The values of `sort` are scalar columns, and cursors are long enough for their values."""
     if not values:
-        yield at, "`sort` has an `enum`: columns, with `-` before one that goes down"
-    most = PLAIN
+        reason = "`sort` must have an `enum` of columns, with `-` in front for descending order"
+        yield parameter_path, reason
+    length = ID_CURSOR_CHARACTERS
     for value in values:
         column = resolve(document, columns.get(str(value).removeprefix("-")))
         if column.get("type") in SCALARS:
-            most = max(most, longest_cursor(str(value), column))
+            length = max(length, max_cursor_length(str(value), column))
         else:
-            yield at, f"`sort` is an enum of columns that are no objects: {value!r} is none"
-    for where, cursor in _cursors(document, place, operation):
-        if not _takes(cursor, most):
-            form = f"{{type: string, maxLength: {most}, pattern: '{CURSOR}'}}"
-            yield where, f"is too narrow for the cursors of a list with `sort`: write {form}"
+            yield parameter_path, f"`sort` accepts scalar columns only, and {value!r} is not one"
+    for cursor_path, cursor in _cursors(document, path, operation):
+        if not _accepts_cursors(cursor, length):
+            form = f"{{type: string, maxLength: {length}, pattern: '{CURSOR_PATTERN}'}}"
+            yield cursor_path, f"is too narrow for the cursors of a sorted list; write {form}"
 
 
-def longest_cursor(sort: str, column: dict[str, Any]) -> int:
-    """Return the characters of the longest cursor that `db.sql.pagination.sorted_cursor` makes: base64 of
-    `["sort","value","id"]`, where a character of the value has at most 4 bytes."""
-    options, most = list_at(column, "enum"), column.get("maxLength")
+def max_cursor_length(sort: str, column: dict[str, Any]) -> int:
+    """Return the length in characters of the longest cursor of a sorted list.
+
+    `db.sql.pagination` encodes `["sort","value","id"]` as base64; a character of the value has at
+    most 4 bytes.
+    """
+    options, max_length = list_at(column, "enum"), column.get("maxLength")
     if options:
-        value = max(len(str(option).encode()) for option in options)
+        value_bytes = max(len(str(option).encode()) for option in options)
     else:
-        value = 4 * most if isinstance(most, int) else LONGEST_SCALAR
-    return -(-4 * (len('["","",""]') + len(sort) + value + ID) // 3)
+        value_bytes = 4 * max_length if isinstance(max_length, int) else MAX_SCALAR_BYTES
+    return -(-4 * (len('["","",""]') + len(sort) + value_bytes + ID_BYTES) // 3)
 
 
 def _cursors(
-    document: Any, place: NodePath, operation: Any
+    document: Any, path: NodePath, operation: Any
 ) -> Iterator[tuple[NodePath, dict[str, Any]]]:
-    """Yield the schemas of the parameter `cursor` and of the `next` that is answered."""
-    at, parameter = parameters_of(document, place).get(("cursor", "query"), (place, {}))
-    if parameter:
-        yield at, resolve(document, parameter.get("schema"))
-    for code, answer in mapping_at(operation, "responses").items():
+    """Yield the schemas of the parameter `cursor` and of the property `next` of the responses."""
+    parameters = parameters_of(document, path)
+    if ("cursor", "query") in parameters:
+        parameter_path, parameter = parameters["cursor", "query"]
+        yield parameter_path, resolve(document, parameter.get("schema"))
+    for code, response in mapping_at(operation, "responses").items():
         if not str(code).startswith("2"):
             continue
-        for kind, media in mapping_at(resolve(document, answer), "content").items():
-            body = resolve(document, mapping_at(media).get("schema"))
-            if "next" in mapping_at(body, "properties"):
-                here = (*place, "responses", code, "content", kind, "schema")
-                yield (*here, "properties", "next"), resolve(document, body["properties"]["next"])
+        for media_type, media in mapping_at(resolve(document, response), "content").items():
+            page = resolve(document, mapping_at(media).get("schema"))
+            if "next" in mapping_at(page, "properties"):
+                schema_path = (*path, "responses", code, "content", media_type, "schema")
+                next_path = (*schema_path, "properties", "next")
+                yield next_path, resolve(document, page["properties"]["next"])
 
 
-def _takes(cursor: dict[str, Any], most: int) -> bool:
-    """Whether a schema lets in all that sorted cursors are, up to `most` characters."""
-    longest, pattern = cursor.get("maxLength"), cursor.get("pattern", "")
-    if not isinstance(longest, int) or not isinstance(pattern, str):
-        return True  # which is a fault of its own
-    probe = ("WyJ4-_" * most)[: most - 1]
+def _accepts_cursors(schema: dict[str, Any], length: int) -> bool:
+    """Return whether a schema accepts every sorted cursor of up to `length` characters."""
+    max_length, pattern = schema.get("maxLength"), schema.get("pattern", "")
+    if not isinstance(max_length, int) or not isinstance(pattern, str):
+        return True  # another rule reports it
+    probe = ("WyJ4-_" * length)[: length - 1]
     try:
-        return longest >= most and all(re.search(pattern, probe + last) for last in "A9-_z")
+        return max_length >= length and all(re.search(pattern, probe + end) for end in "A9-_z")
     except re.error:
         return True

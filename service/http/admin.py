@@ -1,4 +1,4 @@
-"""What only operators reach: `GET /metrics` on a port of its own, which nothing routes."""
+"""The admin port: `GET /metrics`, on a port that no Ingress or Route exposes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,9 +19,9 @@ HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def create_admin_app(render: Callable[[], bytes]) -> ASGIApp:
-    """Return the application of the admin port."""
+    """Return the application of the admin port; `render` returns the metrics as text."""
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] != "/metrics":
             await send_response(send, 404, b"", HEADERS)
         elif scope["method"] != "GET":
@@ -29,29 +29,31 @@ def create_admin_app(render: Callable[[], bytes]) -> ASGIApp:
         else:
             await send_response(send, 200, render(), HEADERS, CONTENT_TYPE_PLAIN_0_0_4)
 
-    return answer
+    return respond
 
 
 class AdminServer(uvicorn.Server):
-    """Ends with the service, and by no signal of its own."""
+    """A server that ends with the service, and handles no signal itself."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Leave signals to the service."""
         yield
 
     async def on_tick(self, counter: int) -> bool:
+        """Check deadlines."""
         check_deadlines(self, counter)
         return await super().on_tick(counter)
 
 
 @asynccontextmanager
 async def serving(application: ASGIApp, host: str, port: int | None) -> AsyncIterator[None]:
-    """Serve the admin port, if there is one, until the end of the block: the drain included."""
+    """Serve the admin port, if there is one, until the end of the block, drain included."""
     if port is None:
         yield
         return
-    # Counted apart: what an operator does is no request of the service.
-    http = partial(HttpProtocol, metrics=Metrics({}), most=MAX_CONNECTIONS)
+    # Counted apart: a scrape is no request of the service.
+    http = partial(HttpProtocol, metrics=Metrics({}), max_connections=MAX_CONNECTIONS)
     server = AdminServer(
         uvicorn_config(application, host, port, http, lifespan="off", timeout_graceful_shutdown=1)
     )

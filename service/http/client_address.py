@@ -1,4 +1,4 @@
-"""Whose request it is: an address that is forwarded is believed from trusted proxies only."""
+"""The client's address: X-Forwarded-For counts only when it comes from a trusted proxy."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -8,43 +8,43 @@ from starlette.types import Scope
 from service.settings import Network
 
 Address = IPv4Address | IPv6Address
-# What one client is given as a rule (RFC 6177): whoever has it has 2**64 addresses.
+# The usual allocation to one client (RFC 6177): it has 2**64 addresses to choose from.
 IPV6_PREFIX = 64
 
 
-def client_address(scope: Scope, trusted: Sequence[Network]) -> str:
-    """Return the client's address: the nearest that no trusted proxy vouches for.
+def client_address(scope: Scope, trusted_proxies: Sequence[Network]) -> str:
+    """Return the nearest address that is not a trusted proxy.
 
-    X-Forwarded-For is read from the right, since every proxy appends the peer that it saw; one
+    X-Forwarded-For is read from the right, because every proxy appends the peer that it saw. An
     address has one spelling, with or without a port.
     """
     peer: str = scope["client"][0] if scope["client"] else ""
-    if not trusted or not _trusts(trusted, _address(peer)):
+    if not trusted_proxies or not _is_trusted(_parse(peer), trusted_proxies):
         return peer
     forwarded = b",".join(v for n, v in scope["headers"] if n == b"x-forwarded-for")
     for hop in reversed(forwarded.decode("latin-1").split(",")):
-        address = _address(hop.strip())
+        address = _parse(hop.strip())
         if address is None:
             break
-        if not _trusts(trusted, address):
+        if not _is_trusted(address, trusted_proxies):
             return str(address)
     return peer
 
 
 def rate_limit_key(client: str) -> str:
-    """Return what is counted as one client: an IPv4 address, or the /64 of an IPv6 address."""
-    address = _address(client)
+    """Return what counts as one client: an IPv4 address, or the /64 of an IPv6 address."""
+    address = _parse(client)
     if isinstance(address, IPv6Address):
         return str(ip_network((address, IPV6_PREFIX), strict=False))
     return str(address)
 
 
-def _trusts(trusted: Sequence[Network], address: Address | None) -> bool:
-    return address is not None and any(address in network for network in trusted)
+def _is_trusted(address: Address | None, trusted_proxies: Sequence[Network]) -> bool:
+    return address is not None and any(address in network for network in trusted_proxies)
 
 
-def _address(text: str) -> Address | None:
-    """Read an address with or without a port or a zone; one mapped into IPv6 is what it maps."""
+def _parse(text: str) -> Address | None:
+    """Parse an address with or without port or zone; an IPv4-mapped one becomes IPv4."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

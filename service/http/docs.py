@@ -1,6 +1,7 @@
-"""The contract as clients see it, and Swagger UI to try it: no network, no inline script."""
+"""`/openapi.json`, and Swagger UI at `/ui`: no external resources, no inline script."""
 
 import hashlib
+import html
 import importlib.util
 from functools import cache
 from pathlib import Path
@@ -9,60 +10,40 @@ import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openapi.contract import Contract, public_document
+from service.http import problems
 from service.http.problems import Problem
 from service.http.responses import JSON_TYPE, send_response
 
-# Styles that Swagger UI sets on elements, and icons that it draws, need the two exceptions.
+# Swagger UI sets styles on elements and draws icons: that needs the two exceptions.
 CONTENT_SECURITY_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     b"img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
     b"form-action 'none'"
 )
-PAGE = b"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>%s</title>
-<link rel="stylesheet" href="/ui/swagger-ui.css">
-<link rel="icon" href="data:,">
-<div id="ui"></div>
-<script src="/ui/swagger-ui-bundle.js"></script>
-<script src="/ui/start.js"></script>
-</html>
-"""
-# A token that an operation answers with is the one that the next operation is tried with.
-START = b"""const ui = SwaggerUIBundle({
-  url: "/openapi.json",
-  dom_id: "#ui",
-  deepLinking: true,
-  displayRequestDuration: true,
-  persistAuthorization: true,
-  tryItOutEnabled: true,
-  validatorUrl: null,
-  defaultModelsExpandDepth: 0,
-  responseInterceptor: (response) => {
-    const token = response.ok && response.body && response.body.access_token;
-    if (token) ui.preauthorizeApiKey("bearer", token);
-    return response;
-  },
-});
-"""
+PAGES = Path(__file__).parent / "swagger_ui"
+# The package that contains the files of Swagger UI, which is never imported.
+PACKAGE = "flask_openapi_swagger"
+HTML, CSS, JAVASCRIPT = (f"text/{kind}; charset=utf-8" for kind in ("html", "css", "javascript"))
+ALLOW = "GET, HEAD, OPTIONS"
 
 
 class DocsMiddleware:
-    """Answers /openapi.json and, unless it is switched off, /ui; hands on everything else."""
+    """Serves /openapi.json and, unless switched off, /ui; passes everything else on."""
 
     def __init__(self, app: ASGIApp, *, contract: Contract, swagger_ui: bool) -> None:
         self._app = app
         document = orjson.dumps(public_document(contract))
         self._pages: dict[str, tuple[str, bytes]] = {"/openapi.json": (JSON_TYPE, document)}
         if swagger_ui:
-            page = PAGE % contract.title.replace("<", "&lt;").encode()
+            page = (PAGES / "index.html").read_text("utf-8")
+            content = page.format(title=html.escape(contract.title)).encode()
             self._pages |= {
-                "/ui": ("text/html; charset=utf-8", page),
-                "/ui/start.js": ("text/javascript; charset=utf-8", START),
-                "/ui/swagger-ui.css": ("text/css; charset=utf-8", b""),
-                "/ui/swagger-ui-bundle.js": ("text/javascript; charset=utf-8", b""),
+                "/ui": (HTML, content),
+                "/ui/": (HTML, content),
+                "/ui/page.css": (CSS, (PAGES / "page.css").read_bytes()),
+                "/ui/start.js": (JAVASCRIPT, (PAGES / "start.js").read_bytes()),
+                "/ui/swagger-ui.css": (CSS, b""),
+                "/ui/swagger-ui-bundle.js": (JAVASCRIPT, b""),
             }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,33 +51,33 @@ class DocsMiddleware:
         if scope["type"] != "http" or path not in self._pages:
             await self._app(scope, receive, send)
             return
-        allow = {"Allow": "GET, HEAD, OPTIONS"}
         if scope["method"] == "OPTIONS":
-            await send_response(send, 204, b"", allow)
+            await send_response(send, 204, b"", {"Allow": ALLOW})
             return
         if scope["method"] != "GET":
-            raise Problem("method-not-allowed", "Not with this method", headers=allow)
+            raise problems.method_not_allowed(ALLOW)
         media_type, content = self._pages[path]
-        content = content or _asset(path.removeprefix("/ui/"))
-        tag = _tag(content)
-        headers = {"ETag": tag, "Cache-Control": "no-cache"}
+        content = content or _package_file(path.removeprefix("/ui/"))
+        etag = _etag(content)
+        headers = {"ETag": etag, "Cache-Control": "no-cache"}
         scope["covenant"].content_security_policy = CONTENT_SECURITY_POLICY
-        if any(n == b"if-none-match" and v.decode("latin-1") == tag for n, v in scope["headers"]):
+        if any(n == b"if-none-match" and v.decode("latin-1") == etag for n, v in scope["headers"]):
             await send_response(send, 304, b"", headers)
             return
         await send_response(send, 200, content, headers, media_type)
 
 
 @cache
-def _tag(content: bytes) -> str:
-    """The ETag of one of the few pages: nobody makes the service hash a megabyte per request."""
+def _etag(content: bytes) -> str:
+    """Return the ETag of a page; cached, because hashing a megabyte per request is a risk."""
     return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
 
 @cache
-def _asset(name: str) -> bytes:
-    """A file of Swagger UI as the installed package carries it; the package is never imported."""
-    spec = importlib.util.find_spec("swagger_ui")
+def _package_file(name: str) -> bytes:
+    """Return a file of Swagger UI from the installed package."""
+    spec = importlib.util.find_spec(PACKAGE)
     if spec is None or spec.origin is None:
         raise Problem("not-found", "Swagger UI is not installed")
-    return (Path(spec.origin).parent / "static" / name).read_bytes()
+    folder = Path(spec.origin).parent / "templates" / "swagger"
+    return (folder / name.rpartition(".")[2] / name).read_bytes()

@@ -1,4 +1,4 @@
-"""Every answer outside 2xx: an RFC 9457 problem that names the fault and never the value."""
+"""Problems (RFC 9457): every response outside 2xx names the error, and never the value sent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,18 +17,18 @@ from db.errors import (
     Unavailable,
     VersionMismatch,
 )
-from service.identity.principals import MissingToken
+from service.identity.authentication import MissingToken
 from service.identity.tokens import InvalidToken
 
 RETRY_AFTER_SECONDS = 1
-DISK_FULL_RETRY_AFTER_SECONDS = 30  # space is made by people
+DISK_FULL_RETRY_AFTER_SECONDS = 30  # people make space
 MAX_ERRORS = 50
-SIGN_IN_HINT = "POST /auth/guest answers with a token"
-CONTRACT_HINT = "GET /openapi.json says what each operation takes"
+SIGN_IN_HINT = "POST /auth/guest returns a token"
+CONTRACT_HINT = "GET /openapi.json describes what each operation accepts"
 
 
 class Problem(Exception):
-    """A problem that is known by its code."""
+    """A problem, identified by its code. `hint` says what the client can do."""
 
     def __init__(
         self,
@@ -50,7 +50,10 @@ class Problem(Exception):
 
 @dataclass(frozen=True)
 class FieldError:
-    """One fault of a request; `pointer` is a JSON Pointer (RFC 6901) into the place `where`."""
+    """One error of a request; `pointer` is a JSON Pointer (RFC 6901) into `where`.
+
+    `where` is path, query, header or body.
+    """
 
     where: str
     pointer: str
@@ -78,68 +81,64 @@ CODES = {
 }
 
 
-def invalid_request(faults: list[FieldError]) -> Problem:
-    """The request does not follow the contract, for each of these reasons."""
-    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
-    return Problem("invalid-request", count, hint=CONTRACT_HINT, errors=faults[:MAX_ERRORS])
+def invalid_request(errors: list[FieldError]) -> Problem:
+    """Return the problem of a request that violates the contract, for each of these reasons."""
+    count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
+    return Problem("invalid-request", count, hint=CONTRACT_HINT, errors=errors[:MAX_ERRORS])
+
+
+def method_not_allowed(allow: str) -> Problem:
+    """Return the 405 problem with the methods that the path supports."""
+    return Problem("method-not-allowed", "Method not allowed", headers={"Allow": allow})
+
+
+def not_found() -> Problem:
+    """Return the 404 problem: the same for a missing resource and for another tenant's."""
+    return Problem("not-found", "Resource not found")
 
 
 def from_error(error: Exception) -> Problem:
-    """Return the problem that an error is answered with; an unknown one tells nothing."""
+    """Return the problem for an error; that of an unknown error reveals nothing."""
     match error:
         case Problem():
             return error
         case BrokenReference(column=str(column)):
-            fault = FieldError("body", f"/{column}", "refers to nothing that is here")
-            return Problem("not-found", "There is nothing that the body names", errors=[fault])
+            reason = "references a resource that does not exist"
+            errors = [FieldError("body", f"/{column}", reason)]
+            return Problem("not-found", "A referenced resource does not exist", errors=errors)
         case NotFound():
-            return Problem("not-found", "There is nothing here")
+            return not_found()
         case InUse():
-            return Problem("conflict", "Others refer to it", hint="Delete those first")
+            detail = "Other resources still reference it"
+            return Problem("conflict", detail, hint="Delete them first")
         case Conflict():
-            taken = "Another one has a value that only one may have"
-            return Problem("conflict", taken, hint="Choose another value")
+            detail = "A resource with this unique value already exists"
+            return Problem("conflict", detail, hint="Choose another value")
         case VersionMismatch():
-            changed = "It has changed since the ETag that was sent"
-            return Problem("precondition-failed", changed, hint="Get it again")
+            detail = "The resource has changed since the version in If-Match"
+            return Problem("precondition-failed", detail, hint="Get the resource again")
         case InvalidValue():
             return invalid_request([FieldError(error.where, error.pointer, error.detail)])
         case MissingToken():
-            challenge = {"WWW-Authenticate": "Bearer"}
-            return Problem(
-                "unauthorized", "No token was sent", hint=SIGN_IN_HINT, headers=challenge
-            )
+            return _unauthorized("The request has no token", "Bearer")
         case InvalidToken():
-            challenge = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
-            return Problem("unauthorized", "No valid token", hint=SIGN_IN_HINT, headers=challenge)
+            return _unauthorized("The token is not valid", 'Bearer error="invalid_token"')
         case StatementTimeout():
-            slow = "The database took longer than the operation may; nothing was changed"
-            return Problem(
-                "statement-timeout", slow, headers={"Retry-After": str(RETRY_AFTER_SECONDS)}
-            )
+            detail = f"{error.detail}; nothing was changed"
+            return _retry_later("statement-timeout", detail)
         case DiskFull():
-            detail = "The database has no space left: nothing was written, and reads go on"
-            return Problem(
-                "disk-full", detail, headers={"Retry-After": str(DISK_FULL_RETRY_AFTER_SECONDS)}
-            )
+            detail = f"{error.detail}: nothing was written, reads still work"
+            headers = {"Retry-After": str(DISK_FULL_RETRY_AFTER_SECONDS)}
+            return Problem("disk-full", detail, headers=headers)
         case Unavailable():
-            return unavailable(error)
-    return Problem("internal-error", "The service failed", hint="Tell the operator the request id")
-
-
-def unavailable(error: Unavailable) -> Problem:
-    """Not now. Reasons with a space are written for people; others are names of errors."""
-    reason = str(error)
-    detail = reason[:1].upper() + reason[1:] if " " in reason else "The service is busy"
-    if error.maybe_done:
-        detail = "The database did not answer: the change may have happened all the same"
-    return Problem(
-        "unavailable", detail, hint="Try again", headers={"Retry-After": str(RETRY_AFTER_SECONDS)}
-    )
+            detail = error.detail[:1].upper() + error.detail[1:]
+            return _retry_later("unavailable", detail, "Try again")
+    hint = "Give the request id to the operator"
+    return Problem("internal-error", "The service failed", hint=hint)
 
 
 def to_json(problem: Problem, request_id: str) -> bytes:
-    """Return the problem as JSON (RFC 9457 section 3)."""
+    """Return the body of a problem (RFC 9457 section 3)."""
     members: dict[str, Any] = {
         "type": f"urn:covenant:problem:{problem.code}",
         "title": problem.title,
@@ -153,7 +152,17 @@ def to_json(problem: Problem, request_id: str) -> bytes:
         members["hint"] = problem.hint
     if problem.errors:
         members["errors"] = [
-            {"in": fault.where, "pointer": fault.pointer, "detail": fault.detail}
-            for fault in problem.errors
+            {"in": error.where, "pointer": error.pointer, "detail": error.detail}
+            for error in problem.errors
         ]
     return orjson.dumps(members)
+
+
+def _unauthorized(detail: str, challenge: str) -> Problem:
+    headers = {"WWW-Authenticate": challenge}
+    return Problem("unauthorized", detail, hint=SIGN_IN_HINT, headers=headers)
+
+
+def _retry_later(code: str, detail: str, hint: str | None = None) -> Problem:
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return Problem(code, detail, hint=hint, headers=headers)

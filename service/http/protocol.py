@@ -1,4 +1,4 @@
-"""HTTP/1.1 as uvicorn parses it, with bounds, and problems where it would answer plain text."""
+"""HTTP/1.1 parsed by uvicorn, with bounds on every phase, and problems instead of plain text."""
 
 import math
 import secrets
@@ -9,9 +9,9 @@ from urllib.parse import unquote
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from db.errors import Unavailable
+from db.errors import Reason, Unavailable
 from service.http import problems
-from service.http.problems import FieldError, Problem
+from service.http.problems import FieldError, Problem, invalid_request
 from service.http.request_middleware import (
     CONTENT_SECURITY_POLICY,
     LINGER_SECONDS,
@@ -26,12 +26,12 @@ from service.telemetry.logs import request_logger
 from service.telemetry.metrics import OTHER_METHOD, Metrics
 
 HEAD_TIMEOUT_SECONDS = 5
-MAX_PIPELINED = 32  # requests that wait behind one; who sent more sends again (RFC 9112, 9.3.2)
-MAX_UNREAD_SECONDS = 30  # how long an answer may lie here because its client does not read on
-MAX_EVICTION_CANDIDATES = 100  # connections, for one that may go
-# With the request line's other words, and the colon and line end of each field.
+MAX_PIPELINED = 32  # requests that wait behind one (RFC 9112 section 9.3.2)
+MAX_UNREAD_SECONDS = 30  # how long a response may stay unread
+MAX_EVICTION_CANDIDATES = 100  # connections that are looked at for an idle one
+# With the rest of the request line, and the colon and line end of each field.
 MAX_RAW_HEAD_BYTES = MAX_HEADER_BYTES + 1024
-REASONS = {
+REASON_PHRASES = {
     400: b"Bad Request",
     408: b"Request Timeout",
     431: b"Request Header Fields Too Large",
@@ -42,94 +42,105 @@ REASONS = {
 class HttpProtocol(HttpToolsProtocol):
     """One connection. A head that is too large, too slow or malformed ends it with a problem.
 
-    What is awaited has a deadline that `look` holds it to, for all connections in one go: timers
-    that are set and cancelled for each request cost more than the rest of the parsing.
+    `check_deadline` enforces the deadline of what the connection waits for, for all connections
+    from one timer: setting and cancelling a timer per request costs more than parsing it.
     """
 
-    def __init__(self, *args: Any, metrics: Metrics, most: int, **kwargs: Any) -> None:
-        """`most` is how many connections there may be."""
+    def __init__(self, *args: Any, metrics: Metrics, max_connections: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._metrics = metrics
-        self._most = most
+        self._max_connections = max_connections
         self._in_head = True
         self._ended = False
         self._head_bytes = 0
         self._head_fields = 0
-        # Since the last piece of a body: the head, trailers and extensions of chunks, as sent.
+        # Since the last part of a body: the head, trailers and chunk extensions as they arrived.
         self._raw_bytes = 0
         self._deadline = math.inf
-        self._idle = False
-        self._timed_from = 0.0
+        self._is_idle = False
+        self._waiting_since = 0.0
         self._unread_since = math.inf
 
     def connection_made(self, transport: Any) -> None:
+        """Accept the connection, or reject it when there are too many and none is idle."""
         super().connection_made(transport)
-        self._expect(HEAD_TIMEOUT_SECONDS)
-        if len(self.connections) > self._most and not self._make_room():
-            self._refuse(problems.from_error(Unavailable("too many connections")))
+        self._wait_for(HEAD_TIMEOUT_SECONDS)
+        if len(self.connections) > self._max_connections and not self._close_idle_connection():
+            error = Unavailable(Reason.NO_ROOM, "there are too many connections")
+            self._metrics.record_error(error)
+            self._reject(problems.from_error(error))
             self.transport.close()
 
-    def _make_room(self) -> bool:
-        """End a connection that only waits for its client's next request."""
+    def _close_idle_connection(self) -> bool:
+        """Close a connection that waits for its client's next request; return whether one did."""
         for other in islice(self.connections, MAX_EVICTION_CANDIDATES):
-            if isinstance(other, HttpProtocol) and other._idle and not other.transport.is_closing():
+            if (
+                isinstance(other, HttpProtocol)
+                and other._is_idle
+                and not other.transport.is_closing()
+            ):
                 other.transport.close()
                 return True
         return False
 
-    def look(self, now: float) -> None:
-        """End the connection if what is awaited is late; `now` is the event loop's time."""
+    def check_deadline(self, now: float) -> None:
+        """End the connection if it missed its deadline; `now` is the event loop's time."""
         if not self.transport.get_write_buffer_size():
             self._unread_since = math.inf
         elif now - self._unread_since > MAX_UNREAD_SECONDS:
-            self.transport.abort()  # to close it would wait for the client to read
+            self.transport.abort()  # close() would wait for the client to read
         else:
             self._unread_since = min(self._unread_since, now)
         if now < self._deadline or self._ended or self.transport.is_closing():
             return
         self._deadline = math.inf
-        if self._idle:
+        if self._is_idle:
             self.transport.close()
         else:
-            self._refuse(Problem("request-timeout", "The request did not arrive in time"))
+            self._reject(Problem("request-timeout", "The request did not arrive in time"))
 
     def data_received(self, data: bytes) -> None:
+        """Parse what arrived."""
         if self._ended:
             return
-        if self._idle or (self._in_head and self._deadline == math.inf):
-            self._expect(HEAD_TIMEOUT_SECONDS)
+        if self._is_idle or (self._in_head and self._deadline == math.inf):
+            self._wait_for(HEAD_TIMEOUT_SECONDS)
         self._raw_bytes += len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            # Answered in HTTP/1.1 (RFC 9110, 7.8); what follows could be of another protocol.
+            # The response is HTTP/1.1 (RFC 9110 section 7.8); what follows may be another protocol.
             self._ended = True
         except (httptools.HttpParserError, UnicodeDecodeError, ValueError):
-            self._refuse(problems.invalid_request([FieldError("header", "", "not HTTP/1.1")]))
+            self._reject(invalid_request([FieldError("header", "", "is not HTTP/1.1")]))
         if self._raw_bytes > MAX_RAW_HEAD_BYTES:
             self._head_bytes = self._raw_bytes
-            self._refuse(headers_too_large())
+            self._reject(headers_too_large())
 
     def on_message_begin(self) -> None:
+        """Start to count a head."""
         self._head_bytes = self._head_fields = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
+        """Bound the request target."""
         self._head_bytes += len(url)
         if self._head_bytes > MAX_HEADER_BYTES:
-            self._too_large()
+            self._raise_too_large()
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Bound the header fields."""
         self._head_fields += 1
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > MAX_HEADER_BYTES or self._head_fields > MAX_HEADER_FIELDS:
-            self._too_large()
-        # Trailers are counted and dropped: merged, they would pass for what a proxy vouched for.
+            self._raise_too_large()
+        # Trailers are counted and dropped: merged, they could pose as fields set by a proxy.
         if self._in_head:
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        """Start the application, or queue the request behind the one before."""
         self._deadline = math.inf
         self._in_head = False
         self._raw_bytes = 0
@@ -142,11 +153,11 @@ class HttpProtocol(HttpToolsProtocol):
         scope["path"] = unquote(url.path.decode("ascii"))
         scope["query_string"] = url.query or b""
         keep_alive = version != "1.0" and not upgrades and parser.should_keep_alive()
-        before = self.cycle
+        previous = self.cycle
         if len(self.pipeline) == MAX_PIPELINED:
-            raise ValueError("too many requests at once")
+            raise ValueError("too many pipelined requests")
         self.cycle = new_cycle(self, keep_alive, self.on_response_complete)
-        if before is None or before.response_complete:
+        if previous is None or previous.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:  # pipelined: it waits for its turn
             self.flow.pause_reading()
@@ -156,18 +167,21 @@ class HttpProtocol(HttpToolsProtocol):
         self.tasks.add(self.loop.create_task(cycle.run(app, self.tasks)))
 
     def on_body(self, body: bytes) -> None:
+        """Pass on a part of the body."""
         self._raw_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        """Wait for the next request, unless this one has no response yet."""
         self._deadline = math.inf
         self._in_head = True
         self._raw_bytes = 0
         super().on_message_complete()
         if self.cycle.response_complete:
-            self._expect(self.timeout_keep_alive, idle=True)
+            self._wait_for(self.timeout_keep_alive, idle=True)
 
     def on_response_complete(self) -> None:
+        """Start the next pipelined request, or wait for one."""
         self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
@@ -175,29 +189,29 @@ class HttpProtocol(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         if not self._in_head and self.cycle.response_complete:
-            # The rest of a body that nobody waits for.
-            self._expect(HEAD_TIMEOUT_SECONDS)
+            # The rest of a body that nobody reads.
+            self._wait_for(HEAD_TIMEOUT_SECONDS)
         elif self._in_head and self._deadline == math.inf:
-            self._expect(self.timeout_keep_alive, idle=True)
+            self._wait_for(self.timeout_keep_alive, idle=True)
 
-    def _too_large(self) -> NoReturn:
+    def _raise_too_large(self) -> NoReturn:
         self._head_bytes = MAX_HEADER_BYTES + 1
         raise ValueError("header fields too large")
 
-    def _expect(self, seconds: float, *, idle: bool = False) -> None:
-        self._idle = idle
-        self._timed_from = self.loop.time()
-        self._deadline = self._timed_from + seconds
+    def _wait_for(self, seconds: float, *, idle: bool = False) -> None:
+        self._is_idle = idle
+        self._waiting_since = self.loop.time()
+        self._deadline = self._waiting_since + seconds
 
-    def _refuse(self, problem: Problem) -> None:
-        """End the connection, with an answer where none is to be expected from the service."""
+    def _reject(self, problem: Problem) -> None:
+        """End the connection, with a response where the application sends none."""
         if self._ended or self.transport.is_closing():
             return
         self._ended = True
         self._deadline = math.inf
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete and not cycle.more_body:
-            # The request before the broken one is good, and its answer comes first.
+            # The request before the broken one is complete, and gets its response first.
             cycle.keep_alive = False
         elif self.pipeline or (
             cycle is not None
@@ -209,24 +223,26 @@ class HttpProtocol(HttpToolsProtocol):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
                 cycle.message_event.set()
-            self._answer(headers_too_large() if self._head_bytes > MAX_HEADER_BYTES else problem)
+            is_too_large = self._head_bytes > MAX_HEADER_BYTES
+            self._respond(headers_too_large() if is_too_large else problem)
 
-    def _answer(self, problem: Problem) -> None:
+    def _respond(self, problem: Problem) -> None:
         request_id = secrets.token_hex(8)
         body = problems.to_json(problem, request_id)
-        lines = [
-            b"HTTP/1.1 %d %s" % (problem.status, REASONS[problem.status]),
+        headers = {**problem.headers, "Connection": "close"}
+        head = [
+            b"HTTP/1.1 %d %s" % (problem.status, REASON_PHRASES[problem.status]),
             b"content-type: " + PROBLEM_TYPE.encode(),
             b"content-length: %d" % len(body),
             b"x-request-id: " + request_id.encode(),
-            *(f"{n}: {v}".encode() for n, v in {**problem.headers, "Connection": "close"}.items()),
+            *(f"{name}: {value}".encode() for name, value in headers.items()),
             *(b": ".join(header) for header in SECURITY_HEADERS),
             b"content-security-policy: " + CONTENT_SECURITY_POLICY,
         ]
-        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + body)
+        self.transport.write(b"\r\n".join(head) + b"\r\n\r\n" + body)
         self.transport.write_eof()
         self.loop.call_later(LINGER_SECONDS, self.transport.close)
-        seconds = self.loop.time() - self._timed_from
-        self._metrics.observe(None, OTHER_METHOD, problem.status, seconds)
+        seconds = self.loop.time() - self._waiting_since
+        self._metrics.record_response(None, OTHER_METHOD, problem.status, seconds)
         line = {"request_id": request_id, "status": problem.status}
-        request_logger()(line | {"duration_ms": round(seconds * 1000, 2)})
+        request_logger()(line | {"duration_ms": round(seconds * 1000, 2)}, "-")

@@ -1,4 +1,4 @@
-"""Around every request: its id, its limits, what every answer carries, and the log line."""
+"""The outermost middleware: request id, limits, common headers, CORS, problems, the log line."""
 
 import asyncio
 import random
@@ -13,21 +13,23 @@ import structlog
 from connexion.middleware.abstract import ROUTING_CONTEXT
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from db.errors import Unavailable
+from db.errors import Reason, Unavailable
 from service.http import problems
 from service.http.client_address import client_address
-from service.http.problems import Problem
-from service.http.responses import PROBLEM_TYPE, send_response
-from service.operations import bodies
+from service.http.problems import FieldError, Problem, invalid_request
+from service.http.responses import PROBLEM_TYPE, Headers, send_response
+from service.identity.tokens import Principal
 from service.settings import Network
 from service.status import Status
 from service.telemetry.logs import request_logger
-from service.telemetry.metrics import Metrics, unavailable_reason
+from service.telemetry.metrics import Metrics
 
+MAX_BODY_BYTES = 1_048_576
 MAX_HEADER_FIELDS = 100
 MAX_HEADER_BYTES = 16_384
-# Seconds to read on after a refusal: closing on a client that still sends would cost it the answer.
+# How long to keep reading after an error: a client that still sends would not see the response.
 LINGER_SECONDS = 1.0
+CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected
 INSPECTED = frozenset(
     (b"host", b"content-length", b"transfer-encoding", b"origin", b"x-request-id")
 )
@@ -52,7 +54,7 @@ log = structlog.get_logger("covenant.request")
 
 @dataclass(slots=True)
 class RequestContext:
-    """What is known of a request besides its scope."""
+    """What is known of a request besides its scope, in `scope["covenant"]`."""
 
     request_id: str
     client: str
@@ -60,16 +62,17 @@ class RequestContext:
     started: float
     seconds: float = 0
     status: int = 0
+    principal: Principal | None = None
     trace_id: str | None = None
-    # A page for people has one of its own.
+    # Swagger UI has a policy of its own.
     content_security_policy: bytes = CONTENT_SECURITY_POLICY
-    reason: str | None = None  # of a 503
-    # Of the answer, whatever it will be.
-    fields: Sequence[tuple[bytes, bytes]] = ()
+    unavailable_reason: str | None = None
+    # Added to the response, whatever it is.
+    extra_headers: Sequence[tuple[bytes, bytes]] = ()
 
 
 class RequestMiddleware:
-    """The outermost middleware. No error passes it: each becomes a problem."""
+    """Turns every error into a problem, and logs and counts every request."""
 
     def __init__(
         self,
@@ -83,66 +86,70 @@ class RequestMiddleware:
         self._app = app
         self._status = status
         self._metrics = metrics
-        self._trusted = tuple(trusted_proxies)
+        self._trusted_proxies = tuple(trusted_proxies)
         self._origins = frozenset(origin.encode() for origin in cors_origins)
-        self._write_line = request_logger()
+        self._log_request = request_logger()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        sent = _inspected(scope["headers"])
+        headers = _inspected(scope["headers"])
         context = RequestContext(
-            _request_id(sent),
-            client_address(scope, self._trusted),
+            _request_id(headers),
+            client_address(scope, self._trusted_proxies),
             scope["method"],
             time.perf_counter(),
         )
         if context.method == "HEAD":
-            scope = {**scope, "method": "GET"}  # the server's own scope says what to leave out
+            scope = {**scope, "method": "GET"}  # the server omits the body by its own scope
         scope["covenant"] = context
         scope["extensions"] = {}
-        send = self._dressed(send, context, sent)
+        send = self._with_common_headers(send, context, headers)
         self._metrics.in_flight += 1
         try:
-            check_bounds(sent)
-            check_framing(sent, scope["http_version"])
+            check_bounds(headers)
+            check_framing(headers, scope["http_version"])
             if not (self._origins and await self._preflight(scope, send)):
                 await self._app(scope, receive, send)
         except ConnectionResetError:
-            context.status = context.status or 499
+            context.status = context.status or CLIENT_CLOSED_REQUEST
         except asyncio.CancelledError:
-            # Time is up: the server ends what is still in flight when it stops.
-            await _respond(Unavailable("the service is stopping"), context, receive, send)
+            # The server cancels what is still in flight when its time to stop is over.
+            stopping = Unavailable(Reason.NOT_READY, "the service is stopping")
+            await _respond(stopping, context, receive, send)
         except Exception as error:
-            self._metrics.refused(error)
-            context.reason = unavailable_reason(error)
+            self._metrics.record_error(error)
+            if isinstance(error, Unavailable):
+                context.unavailable_reason = error.label
             await _respond(error, context, receive, send)
         finally:
             self._metrics.in_flight -= 1
             self._log(scope, context)
 
-    def _dressed(self, send: Send, context: RequestContext, sent: InspectedHeaders) -> Send:
-        async def dressed(message: Message) -> None:
+    def _with_common_headers(
+        self, send: Send, context: RequestContext, request_headers: InspectedHeaders
+    ) -> Send:
+        async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 context.status = message["status"]
                 context.seconds = time.perf_counter() - context.started
-                own = message["headers"]
-                own += SECURITY_HEADERS
-                own.append((b"content-security-policy", context.content_security_policy))
-                own.append((b"x-request-id", context.request_id.encode()))
-                own += context.fields
+                headers = message["headers"]
+                headers += SECURITY_HEADERS
+                headers.append((b"content-security-policy", context.content_security_policy))
+                headers.append((b"x-request-id", context.request_id.encode()))
+                headers += context.extra_headers
                 if self._origins:
-                    own += self._cors(sent)
+                    headers += self._cors_headers(request_headers)
                 if self._status.stopping:
-                    own.append((b"connection", b"close"))
+                    headers.append((b"connection", b"close"))
             await send(message)
 
-        return dressed
+        return send_with_headers
 
-    def _cors(self, sent: InspectedHeaders) -> bodies.Headers:
-        """Only for origins that the settings list, each by its own name (Fetch standard, CORS)."""
-        origin = sent.get(b"origin", [b""])[0]
+    def _cors_headers(self, request_headers: InspectedHeaders) -> Headers:
+        """Return headers for an origin of the settings, never a wildcard (Fetch standard, CORS)."""
+        origin = request_headers.get(b"origin", [b""])[0]
         if origin not in self._origins:
             return [(b"vary", b"Origin")]
         return [
@@ -152,9 +159,10 @@ class RequestMiddleware:
         ]
 
     async def _preflight(self, scope: Scope, send: Send) -> bool:
-        sent = dict(scope["headers"])
-        asked = b"access-control-request-method" in sent and scope["method"] == "OPTIONS"
-        if not asked or sent.get(b"origin") not in self._origins:
+        """Respond to a CORS preflight from a known origin; return whether it was one."""
+        headers = dict(scope["headers"])
+        is_preflight = scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
+        if not is_preflight or headers.get(b"origin") not in self._origins:
             return False
         allowed = {
             "Access-Control-Allow-Methods": CORS_METHODS.decode(),
@@ -173,46 +181,57 @@ class RequestMiddleware:
         line["method"] = context.method
         line["status"] = context.status
         line["duration_ms"] = round(seconds * 1000, 2)
-        if principal := extensions.get("connexion_context", {}).get("token_info"):
-            line["tenant"] = principal["org_id"]
-        if context.reason:
-            line["reason"] = context.reason
+        if context.principal:
+            line["tenant"] = context.principal.org_id
+        if context.unavailable_reason:
+            line["reason"] = context.unavailable_reason
         if context.trace_id:
             line["trace_id"] = context.trace_id
-        self._metrics.observe(operation, context.method, context.status, seconds)
-        self._write_line(line)
+        self._metrics.record_response(operation, context.method, context.status, seconds)
+        self._log_request(line, scope["path"])
 
 
-def check_bounds(sent: InspectedHeaders) -> None:
-    """Refuse a body that is larger than the service takes; `Protocol` has bounded the head."""
-    bodies.check_content_length(sent.get(b"content-length", ()))
-    if len(sent.get(b"host", ())) != 1:
-        raise problems.invalid_request([problems.FieldError("header", "/host", "needed once")])
+def check_bounds(headers: InspectedHeaders) -> None:
+    """Reject a body that is declared too large (RFC 9110 section 15.5.14), and a missing Host.
+
+    `HttpProtocol` has already bounded the header fields.
+    """
+    for length in headers.get(b"content-length", ()):
+        if int(length) > MAX_BODY_BYTES:
+            raise body_too_large()
+    if len(headers.get(b"host", ())) != 1:
+        raise invalid_request([FieldError("header", "/host", "must be sent exactly once")])
 
 
-def check_framing(sent: InspectedHeaders, http_version: str) -> None:
-    """Refuse codings that proxies may read in another way (RFC 9112, 6.1)."""
-    codings = [value.lower() for value in sent.get(b"transfer-encoding", ())]
+def check_framing(headers: InspectedHeaders, http_version: str) -> None:
+    """Reject transfer codings that proxies may interpret differently (RFC 9112 section 6.1)."""
+    codings = [value.lower() for value in headers.get(b"transfer-encoding", ())]
     if codings and (codings != [b"chunked"] or http_version == "1.0"):
-        problem = problems.invalid_request(
-            [problems.FieldError("header", "/transfer-encoding", "not chunked")]
-        )
+        problem = invalid_request([FieldError("header", "/transfer-encoding", "must be chunked")])
         problem.headers["Connection"] = "close"
         raise problem
 
 
+def body_too_large() -> Problem:
+    """Return the 413 problem."""
+    detail = f"The body must not exceed {MAX_BODY_BYTES} bytes"
+    return Problem("body-too-large", detail, headers={"Connection": "close"})
+
+
 def headers_too_large() -> Problem:
-    """RFC 6585 section 5."""
-    detail = f"The header fields may have {MAX_HEADER_BYTES} bytes and be {MAX_HEADER_FIELDS}"
+    """Return the 431 problem (RFC 6585 section 5)."""
+    detail = (
+        f"The request may have {MAX_HEADER_FIELDS} header fields of {MAX_HEADER_BYTES} bytes in all"
+    )
     return Problem("headers-too-large", detail, headers={"Connection": "close"})
 
 
 async def _respond(error: Exception, context: RequestContext, receive: Receive, send: Send) -> None:
     problem = problems.from_error(error)
     if problem.code == "internal-error":
-        log.error("request failed", request_id=context.request_id, exc_info=error)
+        log.error("request_failed", request_id=context.request_id, exc_info=error)
     if context.status:
-        return
+        return  # a response has been started already
     body = problems.to_json(problem, context.request_id)
     lingers = "Connection" in problem.headers and problem.status != 408
     await send_response(
@@ -226,18 +245,18 @@ async def _respond(error: Exception, context: RequestContext, receive: Receive, 
         await send({"type": "http.response.body", "body": b""})
 
 
-def _inspected(headers: bodies.Headers) -> InspectedHeaders:
-    """Return what the guard looks at, in one pass."""
-    found: InspectedHeaders = {}
+def _inspected(headers: Headers) -> InspectedHeaders:
+    """Return the header fields that this middleware looks at, in one pass."""
+    inspected: InspectedHeaders = {}
     for name, value in headers:
         if name in INSPECTED:
-            found.setdefault(name, []).append(value)
-    return found
+            inspected.setdefault(name, []).append(value)
+    return inspected
 
 
-def _request_id(sent: InspectedHeaders) -> str:
-    """Take the client's id where it is well-formed, else make one: unique, not secret."""
-    for value in sent.get(b"x-request-id", ()):
+def _request_id(headers: InspectedHeaders) -> str:
+    """Return the client's id if it is well-formed, or a new one: unique, not secret."""
+    for value in headers.get(b"x-request-id", ()):
         if _REQUEST_ID.fullmatch(value):
             return value.decode()
     return f"{random.getrandbits(64):016x}"

@@ -1,4 +1,4 @@
-"""One request and its answer on a connection: as uvicorn's, with less work for each."""
+"""One request and its response on a connection: uvicorn's cycle with less work per response."""
 
 import asyncio
 from collections.abc import Callable
@@ -6,23 +6,23 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
-BODILESS = (204, 304)
+from service.http.responses import NO_BODY_STATUSES
 
 
 class ResponseCycle(RequestResponseCycle):
-    """Writes an answer whole: status line, fields and body in one piece where they come so."""
+    """Writes status line, header fields and body in one piece when they arrive together."""
 
     _head = b""
 
     async def run(self, app: Any, tasks: set[asyncio.Task[None]]) -> None:
-        """Call the application; a callback for each task that ends would cost more."""
+        """Call the application; a done-callback per task would cost more."""
         try:
             await self.run_asgi(app)
         finally:
             tasks.discard(asyncio.current_task())
 
     async def send(self, message: Any) -> None:
-        """As ASGI says. An answer without Content-Length is uvicorn's matter."""
+        """Send an ASGI message; responses without Content-Length are left to uvicorn."""
         if self.flow.write_paused and not self.disconnected:
             await self.flow.drain()
         if self.disconnected:
@@ -36,26 +36,28 @@ class ResponseCycle(RequestResponseCycle):
             await super().send(message)
 
     def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> bool:
-        length, closes = 0 if status in BODILESS else -1, False
-        lines = [STATUS_LINE[status]]
+        """Prepare the head; return False when the length of the body is not known."""
+        length, closes = 0 if status in NO_BODY_STATUSES else -1, False
+        parts = [STATUS_LINE[status]]
         for name, value in *self.default_headers, *headers:
             if name == b"content-length":
                 length = int(value)
             elif name == b"connection":
                 closes = closes or b"close" in value.lower()
-            lines += (name, b": ", value, b"\r\n")
+            parts += (name, b": ", value, b"\r\n")
         if length < 0:
             return False
         if closes:
             self.keep_alive = False
         elif not self.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        head = b"".join(lines)
-        # No field can smuggle in another, or an answer of its own (RFC 9112, 11.1).
-        count = 1 + len(self.default_headers) + len(headers) + (not self.keep_alive and not closes)
-        if head.count(b"\n") != count + 1 or head.count(b"\r") != count + 1 or b"\0" in head:
-            raise ValueError("a header field holds a line end")
+            parts.append(b"connection: close\r\n")
+        parts.append(b"\r\n")
+        head = b"".join(parts)
+        # No field may contain another field, or a response of its own (RFC 9112 section 11.1).
+        adds_connection = not self.keep_alive and not closes
+        lines = 2 + len(self.default_headers) + len(headers) + adds_connection
+        if head.count(b"\n") != lines or head.count(b"\r") != lines or b"\0" in head:
+            raise ValueError("a header field contains a line break or NUL")
         self._head = head
         self.response_started, self.waiting_for_100_continue = True, False
         self.expected_content_length, self.chunked_encoding = length, False
@@ -66,7 +68,7 @@ class ResponseCycle(RequestResponseCycle):
             body, self.expected_content_length = b"", 0
         self.expected_content_length -= len(body)
         if self.expected_content_length < 0 or (self.expected_content_length and not more_body):
-            raise RuntimeError("the body is not as long as its Content-Length")
+            raise RuntimeError("the body does not have the length of its Content-Length")
         self.transport.write(self._head + body)
         self._head = b""
         if not more_body:
@@ -78,7 +80,7 @@ class ResponseCycle(RequestResponseCycle):
 
 
 def new_cycle(protocol: Any, keep_alive: bool, on_response: Callable[[], None]) -> ResponseCycle:
-    """Return the cycle of the request whose head `protocol` has just read."""
+    """Return the cycle of the request whose head `protocol` has just parsed."""
     return ResponseCycle(
         scope=protocol.scope,
         transport=protocol.transport,

@@ -1,4 +1,4 @@
-"""One answer in two ASGI messages."""
+"""Sends a response as two ASGI messages."""
 
 from collections.abc import Mapping
 
@@ -6,6 +6,9 @@ from starlette.types import Send
 
 JSON_TYPE = "application/json"
 PROBLEM_TYPE = "application/problem+json"
+NO_BODY_STATUSES = (204, 304)
+
+Headers = list[tuple[bytes, bytes]]
 
 
 async def send_response(
@@ -17,16 +20,16 @@ async def send_response(
     *,
     more_body: bool = False,
 ) -> None:
-    """Send an answer, whole but for the end that `more_body` leaves to the caller.
+    """Send a response, complete unless `more_body` leaves its end to the caller.
 
-    `body` is left out by the server where the method is HEAD.
+    The server omits `body` for HEAD.
     """
-    lines = [
+    fields = [
         (name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()
     ]
     if media_type:
-        lines.append((b"content-type", media_type.encode()))
-    if status not in (204, 304):
-        lines.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": lines})
+        fields.append((b"content-type", media_type.encode()))
+    if status not in NO_BODY_STATUSES:
+        fields.append((b"content-length", str(len(body)).encode()))
+    await send({"type": "http.response.start", "status": status, "headers": fields})
     await send({"type": "http.response.body", "body": body, "more_body": more_body})

@@ -1,4 +1,4 @@
-"""The path is matched once, segment by segment; a literal segment wins over a parameter."""
+"""Routing: a tree of path segments, matched once; a literal segment wins over a parameter."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,30 +9,31 @@ from connexion.operations import AbstractOperation
 from connexion.spec import Specification
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http.problems import Problem
+from service.http import problems
 from service.http.responses import send_response
-from service.operations import parameters
+from service.http.uri import decode_segment
 
 
 @dataclass
 class RouteNode:
-    """What may follow a path: literal segments, a parameter, and the methods that end here."""
+    """A path prefix: the segments that may follow it, and the operations of the path itself."""
 
     literals: dict[str, "RouteNode"] = field(default_factory=dict)
     parameter: "RouteNode | None" = None
     operations: dict[str, dict[str, str]] = field(default_factory=dict)
-    names: tuple[str, ...] = ()
+    parameter_names: tuple[str, ...] = ()
 
 
 class RouteTree(AbstractRoutingAPI[str]):
-    """The contract's paths as a tree; an operation is known by its operationId."""
+    """The paths of the contract; an operation is known by its operationId."""
 
     def __init__(self, specification: Specification, **options: Any) -> None:
         self.root = RouteNode()
-        self.literal: dict[bytes, RouteNode] = {}
+        self.literal_paths: dict[bytes, RouteNode] = {}
         super().__init__(specification, **options)
 
     def make_operation(self, operation: AbstractOperation) -> str:
+        """Return what Connexion passes to `_add_operation_internal`."""
         return str(operation.operation_id)
 
     @staticmethod
@@ -43,29 +44,29 @@ class RouteTree(AbstractRoutingAPI[str]):
         self, method: str, path: str, operation: str, name: str | None = None
     ) -> None:
         node, names = self.root, []
-        for part in path.strip("/").split("/"):
-            if part.startswith("{"):
-                names.append(part[1:-1])
+        for segment in path.strip("/").split("/"):
+            if segment.startswith("{"):
+                names.append(segment[1:-1])
                 node.parameter = node.parameter or RouteNode()
                 node = node.parameter
             else:
-                node = node.literals.setdefault(part, RouteNode())
-        node.names = tuple(names)
+                node = node.literals.setdefault(segment, RouteNode())
+        node.parameter_names = tuple(names)
         if not names:
-            self.literal[path.encode()] = node
-        # What Connexion's own routing hands on; nobody changes it.
+            self.literal_paths[path.encode()] = node
+        # The routing context of Connexion; nothing changes it.
         node.operations[method.upper()] = {"api_base_path": "", "operation_id": operation}
 
     def find(self, raw_path: bytes) -> tuple[RouteNode, list[Any]] | None:
-        """Return where a path ends and the values of its parameters, in order."""
-        if node := self.literal.get(raw_path):
+        """Return the node of a path and the values of its parameters in order, or None."""
+        if node := self.literal_paths.get(raw_path):
             return node, []
         node, values = self.root, []
         for raw in raw_path[1:].decode("latin-1").split("/"):
-            part = parameters.decode_segment(raw)
-            following = node.literals.get(part) if isinstance(part, str) else None
+            segment = decode_segment(raw)
+            following = node.literals.get(segment) if isinstance(segment, str) else None
             if following is None and raw:
-                values.append(part)
+                values.append(segment)
                 following = node.parameter
             if following is None:
                 return None
@@ -74,13 +75,14 @@ class RouteTree(AbstractRoutingAPI[str]):
 
 
 class Router(RoutingMiddleware):
-    """Takes the place of Connexion's routing, and hands on what it hands on."""
+    """Replaces Connexion's routing, which matches regular expressions one after the other."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self.routes: RouteTree
 
     def add_api(self, specification: Specification, **options: Any) -> None:
+        """Build the tree; Connexion calls this once."""
         self.routes = RouteTree(specification, **options)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,23 +91,24 @@ class Router(RoutingMiddleware):
             return
         found = self.routes.find(scope["raw_path"])
         if found is None:
-            raise Problem("not-found", "There is nothing here")
+            raise problems.not_found()
         node, values = found
         method = scope["method"]
-        routed = node.operations.get(method)
-        if routed is None:
-            await _method_not_allowed(node, method, send)
+        routing_context = node.operations.get(method)
+        if routing_context is None:
+            await _other_method(node, method, send)
             return
-        scope["path_params"] = dict(zip(node.names, values, strict=True))
-        scope["extensions"][ROUTING_CONTEXT] = routed
+        scope["path_params"] = dict(zip(node.parameter_names, values, strict=True))
+        scope["extensions"][ROUTING_CONTEXT] = routing_context
         await self.app(scope, receive, send)
 
 
-async def _method_not_allowed(node: RouteNode, method: str, send: Send) -> None:
+async def _other_method(node: RouteNode, method: str, send: Send) -> None:
+    """Respond to OPTIONS with the methods of the path, and reject every other method."""
     methods = {*node.operations, "OPTIONS"}
     if "GET" in methods:
         methods.add("HEAD")
-    allow = {"Allow": ", ".join(sorted(methods))}
+    allow = ", ".join(sorted(methods))
     if method != "OPTIONS":
-        raise Problem("method-not-allowed", "Not with this method", headers=allow)
-    await send_response(send, 204, b"", allow)
+        raise problems.method_not_allowed(allow)
+    await send_response(send, 204, b"", {"Allow": allow})

@@ -1,4 +1,4 @@
-"""From the first signal to the exit: not ready, then closed to new requests, then gone."""
+"""The server's lifecycle: it drains after the first signal, then stops accepting, then exits."""
 
 import asyncio
 import math
@@ -19,18 +19,19 @@ from service.telemetry.metrics import Metrics
 
 SHUTDOWN_GRACE_SECONDS = 10
 TICK_SECONDS = 0.1  # uvicorn's
-# Ticks from one look at the connections' deadlines to the next.
-DEADLINE_CHECK_TICKS = 5
+DEADLINE_CHECK_TICKS = 5  # between two checks of the connections' deadlines
+KEEP_ALIVE_SECONDS = 75
 MAX_CONNECTIONS = 10_000
-RESERVED_DESCRIPTORS = 200
+RESERVED_DESCRIPTORS = 200  # for the database, the log and the rest
 
 log = structlog.get_logger("covenant.lifecycle")
 
 
 class Server(uvicorn.Server):
-    """SIGTERM drains: `/ready` turns 503 while requests are still taken for `drain_seconds`.
+    """Drains on SIGTERM: `/ready` turns 503 while requests are still accepted.
 
-    SIGINT, or a second signal, stops at once; requests in flight have `GRACE` seconds.
+    That takes `drain_seconds`. SIGINT, or a second signal, stops at once. Requests in flight have
+    `SHUTDOWN_GRACE_SECONDS` to finish.
     """
 
     def __init__(
@@ -40,11 +41,11 @@ class Server(uvicorn.Server):
         self._status = status
         self._metrics = metrics
         self._drain_seconds = drain_seconds
-        self._due = math.inf
+        self._next_tick_at = math.inf
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """As uvicorn's, but a signal that was obeyed is not raised again: the exit code is 0."""
+        """Handle signals like uvicorn, but do not raise them again: the exit code is 0."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, number)
@@ -55,11 +56,12 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     async def on_tick(self, counter: int) -> bool:
+        """Measure the lag of the event loop, stop on a fatal error, check deadlines."""
         now = asyncio.get_running_loop().time()
-        self._metrics.late += max(0.0, now - self._due)
-        self._due = now + TICK_SECONDS
-        if self._status.refusal and not self.should_exit:
-            log.critical(self._status.refusal)
+        self._metrics.loop_lag_seconds += max(0.0, now - self._next_tick_at)
+        self._next_tick_at = now + TICK_SECONDS
+        if self._status.fatal_error and not self.should_exit:
+            log.critical("service_refused", reason=self._status.fatal_error)
             self.should_exit = True
         check_deadlines(self, counter)
         return await super().on_tick(counter)
@@ -76,39 +78,41 @@ class Server(uvicorn.Server):
 
 
 def check_deadlines(server: uvicorn.Server, counter: int) -> None:
-    """Hold every connection to its deadline, at each tick that is for that."""
+    """Close every connection that missed its deadline, once in `DEADLINE_CHECK_TICKS`."""
     if counter % DEADLINE_CHECK_TICKS == 0:
         now = asyncio.get_running_loop().time()
         for connection in tuple(server.server_state.connections):
-            connection.look(now)  # type: ignore[union-attr]
+            connection.check_deadline(now)  # type: ignore[union-attr]
 
 
 def max_connections() -> int:
-    """How many there may be, so that descriptors are left for the database and the rest."""
+    """Return how many connections to accept, given the limit of file descriptors."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return (
-        MAX_CONNECTIONS if soft < 0 else max(1, min(MAX_CONNECTIONS, soft - RESERVED_DESCRIPTORS))
-    )
+    if soft < 0:
+        return MAX_CONNECTIONS
+    return max(1, min(MAX_CONNECTIONS, soft - RESERVED_DESCRIPTORS))
 
 
 def create_server(app: object, settings: Settings, status: Status, metrics: Metrics) -> Server:
     """Return a server that is ready to run `app`."""
-    listening = uvicorn_config(
+    config = uvicorn_config(
         app,
         settings.host,
         settings.port,
-        partial(HttpProtocol, metrics=metrics, most=max_connections()),
+        partial(HttpProtocol, metrics=metrics, max_connections=max_connections()),
         loop="uvloop",
         lifespan="on",
         backlog=1024,
-        timeout_keep_alive=75,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=SHUTDOWN_GRACE_SECONDS,
     )
-    return Server(listening, status, metrics, settings.drain_seconds)
+    return Server(config, status, metrics, settings.drain_seconds)
 
 
-def uvicorn_config(app: object, host: str, port: int, http: object, **own: Any) -> uvicorn.Config:
-    """Return what every server of ours has, and its own: nothing that uvicorn would add or log."""
+def uvicorn_config(
+    app: object, host: str, port: int, http: object, **options: Any
+) -> uvicorn.Config:
+    """Return a configuration without uvicorn's own log, headers and proxy handling."""
     return uvicorn.Config(
         app,  # type: ignore[arg-type]
         host=host,
@@ -120,5 +124,5 @@ def uvicorn_config(app: object, host: str, port: int, http: object, **own: Any) 
         access_log=False,
         server_header=False,
         proxy_headers=False,
-        **own,
+        **options,
     )

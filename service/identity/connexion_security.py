@@ -1,4 +1,8 @@
-"""Security as the contract declares it: Connexion verifies, without a request object around it."""
+"""Connexion applies the contract's security requirements to each operation; we verify the tokens.
+
+Connexion's own middleware creates a request object per request and looks the operation up twice.
+The subclasses here keep its compiled security requirements and skip the rest.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,31 +13,39 @@ from connexion.operations import AbstractOperation
 from connexion.security import AbstractSecurityHandler
 from starlette.types import Receive, Scope, Send
 
-from service.identity import principals
-
-
-class BearerHandler(AbstractSecurityHandler):
-    """What Connexion calls for the scheme `bearer`; the principal arrives as `token_info`."""
-
-    def __init__(self, verify: Callable[[str], dict[str, Any]]) -> None:
-        self._verify = verify
-
-    def get_fn(self, security_scheme: Any, required_scopes: Any) -> Callable[[Any], Any]:
-        return lambda asked: principals.authenticate(asked.scope["headers"], self._verify)
+from service.identity.authentication import Verify, authenticate
 
 
 class SecurityRequest:
-    """What the verification asks of a request; Starlette's would be made for it alone."""
+    """What Connexion's verification needs of a request."""
 
     __slots__ = ("context", "scope")
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        self.context: dict[str, Any] = {}
-        scope["extensions"]["connexion_context"] = self.context
+        self.context: dict[str, Any] = {}  # Connexion writes here; nothing reads it
+
+
+class BearerHandler(AbstractSecurityHandler):
+    """Connexion's hook for the scheme `bearer`: it puts the principal into the request context."""
+
+    def __init__(self, verify: Verify) -> None:
+        self._verify = verify
+
+    def get_fn(self, security_scheme: Any, required_scopes: Any) -> Callable[[Any], Any]:
+        """Return the function that Connexion calls with a `SecurityRequest`."""
+
+        def verify(request: SecurityRequest) -> dict[str, Any]:
+            principal = authenticate(request.scope["headers"], self._verify)
+            request.scope["covenant"].principal = principal
+            return {"sub": principal.subject}
+
+        return verify
 
 
 class AuthenticatedOperation(SecurityOperation):
+    """An operation with the security requirements that the contract declares for it."""
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.security:
             await self.verification_fn(SecurityRequest(scope))
@@ -41,24 +53,26 @@ class AuthenticatedOperation(SecurityOperation):
 
 
 class AuthenticationAPI(SecurityAPI):
+    """The operations of the contract, by operationId."""
+
     def make_operation(self, operation: AbstractOperation) -> AuthenticatedOperation:
-        secured: AuthenticatedOperation = AuthenticatedOperation.from_operation(
+        """Return an operation as Connexion compiles it."""
+        compiled: AuthenticatedOperation = AuthenticatedOperation.from_operation(
             operation,
             next_app=self.next_app,
             security_handler_factory=self.security_handler_factory,
         )
-        return secured
+        return compiled
 
 
 class AuthenticationMiddleware(SecurityMiddleware):
-    """Lets a request through to the operation, or raises what `principals` raises."""
+    """Passes a request on to its operation, or raises what `authenticate` raises."""
 
     api_cls = AuthenticationAPI
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As Connexion's, for the one API that there is."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         id = scope["extensions"][ROUTING_CONTEXT]["operation_id"]
-        await self.apis[""][0].operations[id](scope, receive, send)
+        await self.apis[""][0].operations[id](scope, receive, send)  # the only API there is

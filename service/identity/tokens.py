@@ -1,4 +1,4 @@
-"""Access tokens: the one place that issues and verifies them (JWT, RFC 7519 and RFC 8725)."""
+"""Access tokens (JWT, RFC 7519 and RFC 8725): the only place that issues and verifies them."""
 
 import base64
 import json
@@ -15,9 +15,10 @@ from jwt.algorithms import HMACAlgorithm
 from service.identity.keys import KeyRing
 
 MAX_BYTES = 8192
-LEEWAY_SECONDS = 5  # seconds that another replica's clock may be ahead; none at the end of a token
+LEEWAY_SECONDS = 5  # how far another replica's clock may be ahead; not applied to `exp`
+CACHE_SIZE = 10_000
 _ALGORITHM = "HS256"
-# 43 characters are the 32 bytes of HS256; a header with three short members stays below 256.
+# 43 characters are the 32 bytes of HS256; a header with three short members is below 256.
 _COMPACT = re.compile(r"([A-Za-z0-9_-]{1,256})\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{43})")
 _BEARER = re.compile(r"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)", re.ASCII)
 _SUBJECT = re.compile(r"[\x21-\x7e]{1,128}")
@@ -25,20 +26,32 @@ _ORG_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{
 _HEADER = frozenset({"alg", "kid", "typ"})
 _TIMES = ("iat", "nbf", "exp")
 _CLAIMS = ("iss", "aud", "sub", "org_id", *_TIMES)
-_MAX_BRACKETS = 256  # bounds the depth; a subject may hold half of them as text
+_MAX_BRACKETS = 256  # bounds the depth; a subject may contain half of them as text
 
 
 @dataclass(frozen=True)
 class TokenTerms:
-    """What the contract says of tokens: who issues them, for whom, for how many seconds."""
+    """Issuer, audience and lifetime (s) of the service's tokens, as the contract declares them."""
 
     issuer: str
     audience: str
     lifetime: int
 
 
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who sends a request, and the organization that the token is bound to.
+
+    `expires_at` is in seconds since the epoch.
+    """
+
+    subject: str
+    org_id: str
+    expires_at: int
+
+
 class InvalidToken(Exception):
-    """The one answer to every bad token; `reason` is one stable word for logs and metrics.
+    """Raised for every bad token; `reason` is one stable word for logs and metrics.
 
     oversize, scheme, malformed, algorithm, header, key, signature, claims, issuer, audience,
     subject, org, early, expired, lifetime
@@ -47,6 +60,30 @@ class InvalidToken(Exception):
     def __init__(self, reason: str) -> None:
         super().__init__("invalid token")
         self.reason = reason
+
+
+class TokenIssuer:
+    """Issues tokens with the signing key of the moment."""
+
+    def __init__(self, keys: KeyRing, terms: TokenTerms, clock: Callable[[], float]) -> None:
+        self._keys = keys
+        self._terms = terms
+        self._clock = clock
+
+    def issue(
+        self, subject: str, org_id: str, *, not_after: int | None = None
+    ) -> tuple[str, Principal, int]:
+        """Return a token, its principal and its remaining lifetime (s).
+
+        `not_after` (epoch) caps its expiry. Raises `InvalidToken` when that has passed.
+        """
+        now = self._clock()
+        if not_after is not None and not_after <= int(now):
+            raise InvalidToken("expired")
+        token, expires_at = issue(
+            self._keys, self._terms, subject=subject, org_id=org_id, now=now, not_after=not_after
+        )
+        return token, Principal(subject, org_id, expires_at), expires_at - int(now)
 
 
 def issue(
@@ -59,35 +96,38 @@ def issue(
     ttl: int | None = None,
     not_after: int | None = None,
 ) -> tuple[str, int]:
-    """Return a token and its end (epoch), at most `terms.lifetime` after `now`.
+    """Return a token and its expiry (epoch), at most `terms.lifetime` after `now`.
 
-    `ttl` shortens its life, `not_after` (epoch) caps its end: an exchanged token never outlives
-    the first. Raises `ValueError` for terms or claims that `verify` would refuse, and `KeysError`.
+    `ttl` (s) shortens its lifetime, `not_after` (epoch) caps its expiry: an exchanged token never
+    outlives the original. Raises `ValueError` for claims that `verify` would reject, and
+    `KeysError` when no key can sign.
     """
     lifetime = terms.lifetime if ttl is None else ttl
     if not 0 < lifetime <= terms.lifetime:
         raise ValueError(f"ttl must be from 1 to {terms.lifetime} seconds")
     if not _SUBJECT.fullmatch(subject) or not _ORG_ID.fullmatch(org_id):
         raise ValueError("subject or org_id is malformed")
-    begin = int(now)
-    end = begin + lifetime if not_after is None else min(begin + lifetime, not_after)
-    if end <= begin:
-        raise ValueError("not_after is over")
+    issued_at = int(now)
+    expires_at = issued_at + lifetime
+    if not_after is not None:
+        expires_at = min(expires_at, not_after)
+    if expires_at <= issued_at:
+        raise ValueError("not_after has passed")
     claims = {
         "iss": terms.issuer,
         "aud": terms.audience,
         "sub": subject,
         "org_id": org_id,
-        "iat": begin,
-        "nbf": begin,
-        "exp": end,
+        "iat": issued_at,
+        "nbf": issued_at,
+        "exp": expires_at,
     }
     kid, key = keys.signing()
-    return jwt.encode(claims, key, _ALGORITHM, headers={"kid": kid}), end
+    return jwt.encode(claims, key, _ALGORITHM, headers={"kid": kid}), expires_at
 
 
 def bearer(header: str) -> str:
-    """Return the token of an Authorization header's value (RFC 6750 section 2.1, RFC 9110 11.4).
+    """Return the token of an Authorization header (RFC 6750 section 2.1, RFC 9110 section 11.4).
 
     Raises `InvalidToken`.
     """
@@ -100,9 +140,9 @@ def bearer(header: str) -> str:
 
 
 def verify(token: str, keys: KeyRing, terms: TokenTerms, now: float) -> dict[str, Any]:
-    """Return the principal: `iss aud sub org_id` (str) and `iat nbf exp` (epoch, int).
+    """Return the claims: `iss aud sub org_id` (str) and `iat nbf exp` (epoch, int).
 
-    Other claims are ignored (RFC 7519 section 4); `aud` is ours, also when the token lists more.
+    Other claims are ignored (RFC 7519 section 4). `aud` is ours, also when the token lists more.
     Raises `InvalidToken` and nothing else.
     """
     if len(token) > MAX_BYTES:
@@ -110,49 +150,50 @@ def verify(token: str, keys: KeyRing, terms: TokenTerms, now: float) -> dict[str
     segments = _COMPACT.fullmatch(token)
     if segments is None:
         raise InvalidToken("malformed")
-    key = _key(_members(_decoded(segments[1])), keys)
-    signature = _decoded(segments[3])
-    # PyJWT's own decode() would trust the header's alg and check each character in Python.
+    key = _key(_json_object(_decode(segments[1])), keys)
+    signature = _decode(segments[3])
+    # PyJWT's decode() would trust the header's alg, and checks each character in Python.
     signed = token[: segments.end(2)].encode()
     if not HMACAlgorithm(HMACAlgorithm.SHA256).verify(signed, key, signature):
         raise InvalidToken("signature")
-    return _principal(_members(_decoded(segments[2])), terms, now)
+    return _check_claims(_json_object(_decode(segments[2])), terms, now)
 
 
 class TokenVerifier:
-    """Verify tokens, remembering the good ones until they expire or the keys change."""
+    """Verifies tokens, and caches the principals of good ones until they expire or keys change."""
 
     def __init__(
         self,
         keys: KeyRing,
         terms: TokenTerms,
         clock: Callable[[], float] = time.time,
-        size: int = 10_000,
+        size: int = CACHE_SIZE,
     ) -> None:
         self._keys = keys
         self._terms = terms
         self._clock = clock
         self._size = size
-        self._known: tuple[int, OrderedDict[str, dict[str, Any]]] = (-1, OrderedDict())
+        self._cache: tuple[int, OrderedDict[str, Principal]] = (-1, OrderedDict())
 
-    def __call__(self, token: str) -> dict[str, Any]:
-        """Return the principal as `verify` does. Raises `InvalidToken`."""
+    def __call__(self, token: str) -> Principal:
+        """Return the principal of a token. Raises `InvalidToken`."""
         now = self._clock()
         generation = self._keys.generation
-        # A new dictionary, not an emptied one: a thread still at work with the old keys must not
-        # put its token here.
-        if self._known[0] != generation:
-            self._known = (generation, OrderedDict())
-        known = self._known[1]
-        principal = known.get(token)
+        # Replaced, not cleared: a thread that uses the old keys must not add to the new cache.
+        if self._cache[0] != generation:
+            self._cache = (generation, OrderedDict())
+        cache = self._cache[1]
+        principal = cache.get(token)
         if principal is None:
-            principal = known[token] = verify(token, self._keys, self._terms, now)
-            if len(known) > self._size:
-                known.popitem(last=False)
-        elif now >= principal["exp"]:
-            known.pop(token, None)
+            claims = verify(token, self._keys, self._terms, now)
+            principal = Principal(claims["sub"], claims["org_id"], claims["exp"])
+            cache[token] = principal
+            if len(cache) > self._size:
+                cache.popitem(last=False)
+        elif now >= principal.expires_at:
+            cache.pop(token, None)
             raise InvalidToken("expired")
-        return principal.copy()
+        return principal
 
 
 def _key(header: dict[str, Any], keys: KeyRing) -> bytes:
@@ -167,32 +208,32 @@ def _key(header: dict[str, Any], keys: KeyRing) -> bytes:
     return key
 
 
-def _principal(claims: dict[str, Any], terms: TokenTerms, now: float) -> dict[str, Any]:
+def _check_claims(claims: dict[str, Any], terms: TokenTerms, now: float) -> dict[str, Any]:
     times = [claims.get(name) for name in _TIMES]
-    if not all(type(time_) is int and 0 <= time_ < 2**53 for time_ in times):
+    if not all(type(value) is int and 0 <= value < 2**53 for value in times):
         raise InvalidToken("claims")
     audience, subject, org_id = claims.get("aud"), claims.get("sub"), claims.get("org_id")
     if claims.get("iss") != terms.issuer:
         raise InvalidToken("issuer")
-    listed = audience if isinstance(audience, list) else [audience]
-    if terms.audience not in listed or not all(isinstance(name, str) for name in listed):
+    audiences = audience if isinstance(audience, list) else [audience]
+    if terms.audience not in audiences or not all(isinstance(name, str) for name in audiences):
         raise InvalidToken("audience")
     if not isinstance(subject, str) or not _SUBJECT.fullmatch(subject):
         raise InvalidToken("subject")
     if not isinstance(org_id, str) or not _ORG_ID.fullmatch(org_id):
         raise InvalidToken("org")
-    issued, begin, end = claims["iat"], claims["nbf"], claims["exp"]
-    if max(issued, begin) > now + LEEWAY_SECONDS:
+    issued_at, not_before, expires_at = claims["iat"], claims["nbf"], claims["exp"]
+    if max(issued_at, not_before) > now + LEEWAY_SECONDS:
         raise InvalidToken("early")
-    if now >= end:
+    if now >= expires_at:
         raise InvalidToken("expired")
-    if not 0 < end - issued <= terms.lifetime:
+    if not 0 < expires_at - issued_at <= terms.lifetime:
         raise InvalidToken("lifetime")
     return {name: claims[name] for name in _CLAIMS} | {"aud": terms.audience}
 
 
-def _decoded(segment: str) -> bytes:
-    """Decode unpadded base64url in its canonical form only (RFC 7515 section 2, RFC 4648 3.5)."""
+def _decode(segment: str) -> bytes:
+    """Decode unpadded base64url, in its canonical form only (RFC 7515 section 2, RFC 4648 3.5)."""
     try:
         content = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
     except ValueError:
@@ -202,9 +243,9 @@ def _decoded(segment: str) -> bytes:
     return content
 
 
-# An error is never raised inside `except`: the parser's own error holds the text of the token.
-def _members(content: bytes) -> dict[str, Any]:
-    """Parse one JSON object: UTF-8 without BOM, no member twice, no huge number, not deep."""
+# No error is raised inside `except`: the parser's own error contains the text of the token.
+def _json_object(content: bytes) -> dict[str, Any]:
+    """Parse one JSON object: UTF-8 without BOM, no duplicate member, no huge number, not deep."""
     members: Any = None
     try:
         text = content.decode()
@@ -226,8 +267,8 @@ def _distinct(members: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _number(text: str) -> float:
     number = float(text)
-    if not abs(number) < 2**63:  # so that NaN fails too
-        raise ValueError("not a number, or a huge one")
+    if not abs(number) < 2**63:  # NaN fails, too
+        raise ValueError("not a number, or too large")
     return int(text) if text.lstrip("-").isdigit() else number
 
 

@@ -1,49 +1,51 @@
-"""How often an operation may be asked (`x-rate-limit`), per client address or per tenant.
+"""Rate limits of operations (`x-rate-limit`), per client address or per tenant.
 
-RateLimit fields: draft-ietf-httpapi-ratelimit-headers-11 (May 2026); a limit is named by the
-operation that it counts.
+Header fields: draft-ietf-httpapi-ratelimit-headers-11 (May 2026). A policy is named by the
+operation that it limits.
 """
 
 import math
 from collections.abc import Awaitable, Callable
-from typing import Any
 
+from db.errors import Reason, Unavailable
 from openapi.contract import Operation
 from service.http.client_address import rate_limit_key
-from service.http.problems import RETRY_AFTER_SECONDS, Problem
-from service.limits.rate_counters import MemoryCounters, Rate, RateLimitResult, RedisCounters
+from service.http.problems import Problem
+from service.http.responses import Headers
+from service.identity.tokens import Principal
+from service.limits.rate_counters import MemoryCounters, Rate, RateLimitResult
+from service.limits.redis_counters import RedisCounters
 
-MAX_RETRY_AFTER_SECONDS = 86_400  # of Retry-After, as the contract has it
+MAX_RETRY_AFTER_SECONDS = 86_400  # as the contract declares it
 
-Fields = list[tuple[bytes, bytes]]
-Limit = Callable[[str, dict[str, Any] | None, Fields], Awaitable[None]]
+Limit = Callable[[str, Principal | None, Headers], Awaitable[None]]
 
 
 class RateLimits:
-    """The limits of one service. `guest_limit` replaces the contract's; None: it does not."""
+    """The limits of one service; `guest_limit` replaces that of `POST /auth/guest`, if given."""
 
     def __init__(
         self,
         service: str,
-        shared: RedisCounters | None,
+        redis: RedisCounters | None,
         guest_limit: Rate | str | None,
         *,
-        on: bool,
+        enabled: bool,
     ) -> None:
         self._service = service
-        self._shared = shared
+        self._redis = redis
         self._memory = MemoryCounters()
         self._guest_limit = guest_limit
-        self._on = on
+        self._enabled = enabled
 
-    def of(self, operation: Operation) -> Limit | None:
-        """Return the function that counts a request, None where there is no limit.
+    def for_operation(self, operation: Operation) -> Limit | None:
+        """Return the function that counts a request, or None when there is no limit.
 
-        It puts what is left into the fields of the answer. It raises a `too-many-requests`
-        problem, or `unavailable` where the limit must not be passed uncounted.
+        It adds the RateLimit fields to the headers. It raises a `too-many-requests` problem, and
+        `Unavailable` when the limit must not be exceeded uncounted (`fail: closed`).
         """
         declared = operation.extensions.get("x-rate-limit")
-        if declared is None or not self._on:
+        if declared is None or not self._enabled:
             return None
         rate = Rate(declared["limit"], declared["per"])
         if operation.id == "auth.guest" and self._guest_limit:
@@ -51,34 +53,31 @@ class RateLimits:
                 return None
             rate = self._guest_limit
         by_client = declared.get("key", "tenant" if operation.security else "client") == "client"
-        closed = declared.get("fail") == "closed"
+        fail_closed = declared.get("fail") == "closed"
         prefix = f"{self._service}:{operation.id}:{rate.per}:"
         policy = b'"%s";q=%d;w=%d' % (operation.id.encode(), rate.limit, rate.per)
 
-        async def count(client: str, principal: dict[str, Any] | None, fields: Fields) -> None:
-            who = rate_limit_key(client) if by_client or principal is None else principal["org_id"]
-            taken = await self._taken(prefix + who, rate, closed=closed)
-            wait = min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(taken.wait)))
-            left = b'"%s";r=%d;t=%d' % (operation.id.encode(), taken.left, wait)
-            fields += [(b"ratelimit-policy", policy), (b"ratelimit", left)]
-            if not taken.fits:
+        async def count(client: str, principal: Principal | None, headers: Headers) -> None:
+            is_tenant = principal is not None and not by_client
+            key = principal.org_id if is_tenant and principal else rate_limit_key(client)
+            result = await self._hit(prefix + key, rate, fail_closed=fail_closed)
+            reset = min(MAX_RETRY_AFTER_SECONDS, max(1, math.ceil(result.reset_seconds)))
+            state = b'"%s";r=%d;t=%d' % (operation.id.encode(), result.remaining, reset)
+            headers += [(b"ratelimit-policy", policy), (b"ratelimit", state)]
+            if not result.allowed:
                 raise Problem(
                     "too-many-requests",
                     "Too many requests from this address" if by_client else "Too many requests",
-                    headers={"Retry-After": str(wait)},
+                    headers={"Retry-After": str(reset)},
                 )
 
         return count
 
-    async def _taken(self, key: str, rate: Rate, *, closed: bool) -> RateLimitResult:
-        if self._shared:
-            if taken := await self._shared.take(key, rate):
-                return taken
-            if closed:
-                raise Problem(
-                    "unavailable",
-                    "Requests cannot be counted",
-                    hint="Try again",
-                    headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
-                )
-        return self._memory.take(key, rate)
+    async def _hit(self, key: str, rate: Rate, *, fail_closed: bool) -> RateLimitResult:
+        if self._redis:
+            if result := await self._redis.hit(key, rate):
+                return result
+            if fail_closed:
+                detail = "Rate limiting is temporarily unavailable"
+                raise Unavailable(Reason.UNCOUNTED, detail)
+        return self._memory.hit(key, rate)

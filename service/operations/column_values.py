@@ -1,4 +1,4 @@
-"""Values of columns, from the JSON that a client sends to what PostgreSQL reads."""
+"""Values of columns, from the JSON that a client sends to the text that PostgreSQL reads."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -11,17 +11,17 @@ from openapi.tables import Column
 
 
 def to_postgres(column: Column, value: Any, where: str = "body") -> str | None:
-    """Return a value of a column as PostgreSQL reads it. Raises `Invalid`."""
+    """Return a value of a column as text for PostgreSQL. Raises `InvalidValue`."""
     match value:
         case None:
             return None
         case str():
-            bounded = _BOUNDED.get(column.schema.get("format", ""))
+            convert = _CONVERTERS.get(column.schema.get("format", ""))
             try:
-                return bounded(value) if bounded else value
+                return convert(value) if convert else value
             except (ValueError, OverflowError):
-                unit = f"not a {column.schema['format']} of the years 1 to 9999"
-                raise InvalidValue(where, f"/{column.name}", unit) from None
+                detail = f"must be a {column.schema['format']} in the years 1 to 9999"
+                raise InvalidValue(where, f"/{column.name}", detail) from None
         case bool():
             return boolean_text(value)
         case dict() | list():
@@ -30,11 +30,12 @@ def to_postgres(column: Column, value: Any, where: str = "body") -> str | None:
 
 
 def boolean_text(value: bool) -> str:
+    """Return `true` or `false`."""
     return "true" if value else "false"
 
 
 def merge_patch(target: Any, patch: Any) -> Any:
-    """Return a value with a merge patch applied (RFC 7396 section 2)."""
+    """Return `target` with a JSON merge patch applied (RFC 7396 section 2)."""
     if not isinstance(patch, dict):
         return patch
     result = dict(target) if isinstance(target, dict) else {}
@@ -46,19 +47,21 @@ def merge_patch(target: Any, patch: Any) -> Any:
     return result
 
 
-def _time(text: str) -> str:
-    """Return a time in UTC: a leap second as the next one, digits below microseconds cut off.
+def _date_time(text: str) -> str:
+    """Return a time in UTC; a leap second becomes the next second, nanoseconds are cut off.
 
     Raises `ValueError` and `OverflowError`: RFC 3339 has a year 0 and, in UTC, a year 10000.
     """
     text = text.upper()
-    leap = text[17:19] == "60"
-    time = datetime.fromisoformat(f"{text[:17]}59{text[19:]}" if leap else text).astimezone(UTC)
-    return (time + timedelta(seconds=1) if leap else time).isoformat()
+    is_leap_second = text[17:19] == "60"
+    if is_leap_second:
+        text = f"{text[:17]}59{text[19:]}"
+    time = datetime.fromisoformat(text).astimezone(UTC)
+    return (time + timedelta(seconds=1) if is_leap_second else time).isoformat()
 
 
 def _date(text: str) -> str:
     return date.fromisoformat(text).isoformat()
 
 
-_BOUNDED: dict[str, Callable[[str], str]] = {"date-time": _time, "date": _date}
+_CONVERTERS: dict[str, Callable[[str], str]] = {"date-time": _date_time, "date": _date}

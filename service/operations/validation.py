@@ -1,4 +1,4 @@
-"""Schemas of the contract, compiled once; their faults name the rule and never the value."""
+"""Validation: schemas of the contract, compiled once. Errors name the rule, never the value."""
 
 import re
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from service.http.problems import FieldError
 UUID = "^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 # RFC 4648 section 4; no validator knows the format `byte`.
 BASE64 = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
-# Left out of what is compiled: they validate nothing.
+# Keywords that validate nothing.
 _ANNOTATIONS = (
     "description",
     "title",
@@ -22,81 +22,87 @@ _ANNOTATIONS = (
     "xml",
     "discriminator",
 )
-# A body may hold faults by the ten thousand; more than these are not even counted.
+# A body may contain errors by the ten thousand; no more than these are counted.
 MAX_ERRORS = 1000
-# Each error copies the value that it is of: of a larger one it is only said that it is wrong.
+# Each error copies the value that it belongs to: of a larger value only one error is reported.
 MAX_NODES = 2000
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
+_PRINTABLE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 
 Validate = Callable[[Any], list[FieldError]]
 
 
-def compile_schema(schema: dict[str, Any], where: str, *, sent: bool, prefix: str = "") -> Validate:
-    """Return a function from a value to its faults.
+def compile_schema(
+    schema: dict[str, Any], where: str, *, is_request: bool, prefix: str = ""
+) -> Validate:
+    """Return a function from a value to its errors.
 
-    `sent` is true for what a client sends: there readOnly properties are refused, in a response
-    writeOnly ones are. `schema` is OpenAPI 3.0's, without `$ref`.
+    In a request, readOnly properties are rejected; in a response, writeOnly ones are. `schema` is
+    an OpenAPI 3.0 schema without `$ref`; `prefix` is the JSON Pointer of the value.
     """
-    rules = to_json_schema(schema, sent)
+    rules = to_json_schema(schema, is_request=is_request)
     validator = jsonschema_rs.Draft4Validator(rules, validate_formats=True)
 
-    def faults(value: Any) -> list[FieldError]:
+    def validate(value: Any) -> list[FieldError]:
         if validator.is_valid(value):
             return []
-        if _remaining(value, MAX_NODES) < 0:
-            return [
-                FieldError(where, prefix, f"not as in the contract, and over {MAX_NODES} values")
-            ]
-        found = (fault for error in validator.iter_errors(value) for fault in _faults(error))
-        return list(islice(found, MAX_ERRORS))
+        if _remaining_nodes(value, MAX_NODES) < 0:
+            detail = f"does not match the contract, and contains more than {MAX_NODES} values"
+            return [FieldError(where, prefix, detail)]
+        errors = (e for error in validator.iter_errors(value) for e in field_errors(error))
+        return list(islice(errors, MAX_ERRORS))
 
-    def _faults(error: Any) -> list[FieldError]:
+    def field_errors(error: Any) -> list[FieldError]:
         pointer = prefix + "".join(f"/{_pointer_token(part)}" for part in error.instance_path)
         rule = next((str(p) for p in reversed(error.schema_path) if isinstance(p, str)), "")
         if rule == "additionalProperties":
             return [
                 FieldError(
-                    where, f"{pointer}/{name}" if _NAME.fullmatch(name) else pointer, "unknown"
+                    where,
+                    f"{pointer}/{name}" if _PRINTABLE_NAME.fullmatch(name) else pointer,
+                    "is unknown",
                 )
                 for name in error.kind.unexpected[:MAX_ERRORS]
             ]
         if rule == "required":
-            return [FieldError(where, f"{pointer}/{error.kind.property}", "missing")]
-        return [FieldError(where, pointer[:300], _message(rule, _lookup(rules, error.schema_path)))]
+            return [FieldError(where, f"{pointer}/{error.kind.property}", "is missing")]
+        message = _message(rule, _lookup(rules, error.schema_path))
+        return [FieldError(where, pointer[:300], message)]
 
-    return faults
+    return validate
 
 
-def _remaining(value: Any, room: int) -> int:
-    """Return what `room` is left when the values within are counted, below 0 when there is none."""
-    room -= 1
+def _remaining_nodes(value: Any, budget: int) -> int:
+    """Return what remains of `budget` after counting the values within, below 0 when too many."""
+    budget -= 1
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for part in parts:
-        if room < 0:
+        if budget < 0:
             break
-        room = _remaining(part, room)
-    return room
+        budget = _remaining_nodes(part, budget)
+    return budget
 
 
-def to_json_schema(schema: dict[str, Any], sent: bool) -> dict[str, Any]:
+def to_json_schema(schema: dict[str, Any], *, is_request: bool) -> dict[str, Any]:
     """Return an OpenAPI 3.0 schema as JSON Schema Draft 4."""
+
+    def translate(part: dict[str, Any]) -> dict[str, Any]:
+        return to_json_schema(part, is_request=is_request)
+
     result: dict[str, Any] = {}
-    hidden = _hidden(schema, "readOnly" if sent else "writeOnly")
+    hidden = _marked(schema, "readOnly" if is_request else "writeOnly")
     for key, value in schema.items():
         match key:
             case "properties":
-                result[key] = {
-                    n: to_json_schema(s, sent) for n, s in value.items() if n not in hidden
-                }
+                result[key] = {n: translate(part) for n, part in value.items() if n not in hidden}
             case "required":
-                if needed := [name for name in value if name not in hidden]:
-                    result[key] = needed
+                if required := [name for name in value if name not in hidden]:
+                    result[key] = required
             case "items" | "not":
-                result[key] = to_json_schema(value, sent)
+                result[key] = translate(value)
             case "additionalProperties" if isinstance(value, dict):
-                result[key] = to_json_schema(value, sent)
+                result[key] = translate(value)
             case "allOf" | "anyOf" | "oneOf":
-                result[key] = [to_json_schema(part, sent) for part in value]
+                result[key] = [translate(part) for part in value]
             case "format" if value == "uuid":
                 result["pattern"] = UUID
             case "format" if value == "byte" and "pattern" not in schema:
@@ -113,7 +119,7 @@ def to_json_schema(schema: dict[str, Any], sent: bool) -> dict[str, Any]:
     return result
 
 
-def _hidden(schema: dict[str, Any], mark: str) -> set[str]:
+def _marked(schema: dict[str, Any], mark: str) -> set[str]:
     return {name for name, part in schema.get("properties", {}).items() if part.get(mark)}
 
 
@@ -127,31 +133,31 @@ def _lookup(schema: Any, path: list[str | int]) -> Any:
 
 
 def _pointer_token(part: str | int) -> str:
-    """A JSON Pointer token; names that a client made up are not repeated."""
+    """Return a JSON Pointer token; a name that a client made up is not repeated."""
     text = str(part)
-    return text if _NAME.fullmatch(text) else "*"
+    return text if _PRINTABLE_NAME.fullmatch(text) else "*"
 
 
 def _message(rule: str, limit: Any) -> str:
     match rule:
         case "type":
             kinds = limit if isinstance(limit, list) else [limit]
-            return f"not of type {' or '.join(map(str, kinds))}"
+            return f"must be of type {' or '.join(map(str, kinds))}"
         case "pattern":
-            known = {UUID: "not a UUID", BASE64: "not base64"}
-            return known.get(str(limit), "not of the pattern in the contract")
+            messages = {UUID: "must be a UUID", BASE64: "must be base64"}
+            return messages.get(str(limit), "does not match the pattern in the contract")
         case "format":
-            return f"not a {limit}"
+            return f"is not a valid {limit}"
         case "enum":
-            return "not one of the values in the contract"
+            return "is not one of the values in the contract"
         case "minLength":
-            return f"shorter than {limit} characters"
+            return f"must have at least {limit} character{'s' * (limit != 1)}"
         case "maxLength":
-            return f"longer than {limit} characters"
+            return f"must have at most {limit} character{'s' * (limit != 1)}"
         case "minimum" | "exclusiveMinimum":
-            return "below the minimum in the contract"
+            return "is below the minimum in the contract"
         case "maximum" | "exclusiveMaximum":
-            return "above the maximum in the contract"
+            return "is above the maximum in the contract"
         case "minItems" | "maxItems" | "minProperties" | "maxProperties":
-            return f"breaks {rule} {limit}"
-    return f"breaks {rule}" if rule else "not as in the contract"
+            return f"violates {rule} {limit}"
+    return f"violates {rule}" if rule else "does not match the contract"

@@ -1,4 +1,4 @@
-"""The counts in words: what `GET /metrics` on the admin port answers (Prometheus text format)."""
+"""`GET /metrics` on the admin port: the counters in Prometheus' text format."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -14,100 +14,100 @@ from prometheus_client.registry import Collector
 
 from db.connections.database import Database
 from openapi.contract import Contract
+from service.http.request_middleware import CLIENT_CLOSED_REQUEST
 from service.identity.keys import KeyRing
-from service.limits.rate_counters import RedisCounters
+from service.limits.redis_counters import RedisCounters
 from service.status import Status
 from service.telemetry.metrics import NO_OPERATION, Metrics
-
-CLIENT_CLOSED_REQUEST = 499  # the client; not an answer
 
 
 @dataclass(frozen=True, eq=False)
 class MetricsCollector(Collector):
-    """Everything that is told, read when it is asked for."""
+    """All metrics of the service, read when they are scraped."""
 
     metrics: Metrics
     contract: Contract
     database: Database
     keys: KeyRing
     status: Status
-    shared: RedisCounters | None
+    redis: RedisCounters | None
 
     def collect(self) -> Iterator[Metric]:
+        """Yield every metric."""
         yield from self._service()
         yield from self._requests()
-        yield from self._refusals()
+        yield from self._errors()
         yield from self._database()
         yield from self._keys()
         redis = GaugeMetricFamily(
             "covenant_redis_ready", "1 while Redis counts the requests of all replicas"
         )
-        if self.shared:
-            redis.add_metric([], not self.shared.away)
+        if self.redis:
+            redis.add_metric([], not self.redis.is_down)
         yield redis
 
     def _service(self) -> Iterator[Metric]:
         build = GaugeMetricFamily(
             "covenant_build_info",
-            "The version and the contract (SHA-256) that are served; always 1",
+            "Always 1; the labels are the served version and the SHA-256 of the contract",
             labels=["version", "contract"],
         )
         build.add_metric([self.contract.version, self.contract.hash], 1)
         yield build
-        yield _gauge("covenant_stopping", "1 from the first signal on", self.status.stopping)
-        late = CounterMetricFamily(
-            "covenant_loop_late_seconds", "By how much the event loop came late to its ticks"
+        yield _gauge("covenant_stopping", "1 after the first stop signal", self.status.stopping)
+        lag = CounterMetricFamily(
+            "covenant_loop_late_seconds", "Time by which the event loop missed its ticks"
         )
-        late.add_metric([], self.metrics.late)
-        yield late
+        lag.add_metric([], self.metrics.loop_lag_seconds)
+        yield lag
 
     def _requests(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
             "covenant_requests",
-            "Requests answered, by operationId; `none` reached no operation",
+            "Responses by operationId; `none` reached no operation",
             labels=["operation", "method", "status"],
         )
         undeclared = CounterMetricFamily(
             "covenant_undeclared_answers",
-            "Answers with a status that the contract does not declare",
+            "Responses with a status that the contract does not declare",
             labels=["operation"],
         )
-        unknown = dict.fromkeys(self.contract.operations, 0)
+        undeclared_counts = dict.fromkeys(self.contract.operations, 0)
         for (operation, method, status), count in sorted(self.metrics.requests.items()):
             requests.add_metric([operation, method, str(status)], count)
             if operation != NO_OPERATION and status != CLIENT_CLOSED_REQUEST:
-                declared = self.contract.operations[operation].responses
-                unknown[operation] += 0 if str(status) in declared else count
-        for operation, count in unknown.items():
+                is_declared = str(status) in self.contract.operations[operation].responses
+                undeclared_counts[operation] += 0 if is_declared else count
+        for operation, count in undeclared_counts.items():
             undeclared.add_metric([operation], count)
         yield requests
         yield undeclared
         yield self._latencies()
         yield _gauge(
-            "covenant_requests_in_flight", "Requests not answered yet", self.metrics.in_flight
+            "covenant_requests_in_flight", "Requests without a response", self.metrics.in_flight
         )
 
     def _latencies(self) -> Metric:
         family = HistogramMetricFamily(
             "covenant_request_seconds",
-            "From the end of a request's head to the start of its answer",
+            "Time from the end of a request's head to the start of its response",
             labels=["operation"],
         )
-        limits = [*map(str, self.metrics.bounds), "+Inf"]
+        bounds = [*map(str, self.metrics.buckets), "+Inf"]
         for operation, row in self.metrics.seconds.items():
-            total, buckets = 0.0, []
-            for limit, count in zip(limits, row[:-1], strict=True):
+            total, cumulative = 0.0, []
+            for bound, count in zip(bounds, row[:-1], strict=True):
                 total += count
-                buckets.append((limit, total))
-            family.add_metric([operation], buckets, sum_value=row[-1])
+                cumulative.append((bound, total))
+            family.add_metric([operation], cumulative, sum_value=row[-1])
         return family
 
-    def _refusals(self) -> Iterator[Metric]:
+    def _errors(self) -> Iterator[Metric]:
         tokens = CounterMetricFamily(
-            "covenant_token_failures", "Requests refused for their token", labels=["reason"]
+            "covenant_token_failures", "Requests rejected for their token", labels=["reason"]
         )
         unavailable = CounterMetricFamily(
-            "covenant_unavailable", "Requests answered 503, by why", labels=["reason"]
+            "covenant_unavailable", "Responses with status 503, by reason", labels=["reason"]
         )
         for family, counts in (
             (tokens, self.metrics.token_failures),
@@ -120,15 +120,15 @@ class MetricsCollector(Collector):
     def _database(self) -> Iterator[Metric]:
         yield _gauge(
             "covenant_database_ready",
-            "1 while requests can be served from the database",
-            self.database.reason is None,
+            "1 while the database can serve requests",
+            self.database.not_ready_reason is None,
         )
         families = [
             GaugeMetricFamily(f"covenant_database_{name}", text, labels=["kind"])
             for name, text in (
-                ("connections", "Open connections: for reads, for writes, for transactions"),
-                ("in_flight", "Statements sent and not answered, or connections in use"),
-                ("waiting", "Requests that wait for room on a connection"),
+                ("connections", "Open connections for reads, for writes, for transactions"),
+                ("in_flight", "Statements without a result; for transactions, connections in use"),
+                ("waiting", "Requests that wait for a connection"),
             )
         ]
         for kind, stats in self.database.stats.items():
@@ -141,24 +141,24 @@ class MetricsCollector(Collector):
         yield _gauge("covenant_keys", "Signing keys that tokens are verified with", len(self.keys))
         yield _gauge(
             "covenant_keys_refused",
-            "1 while the key directory is refused and older keys serve",
-            self.keys.complaint != "",
+            "1 while the key directory is rejected and older keys are in use",
+            self.keys.reload_error != "",
         )
         yield _gauge(
             "covenant_signing_key_age_seconds",
-            "Since the activation of the key that signs",
-            self.keys.age(),
+            "Time since the activation of the signing key",
+            self.keys.signing_key_age(),
         )
-        # The first load is not a change.
+        # The first load is no change.
         changes = CounterMetricFamily("covenant_key_changes", "Changes of the set of keys")
         changes.add_metric([], self.keys.generation - 1)
         yield changes
 
 
-def renderer(exposition: MetricsCollector) -> Callable[[], bytes]:
-    """Return what renders everything, the process and its garbage collector included."""
+def renderer(collector: MetricsCollector) -> Callable[[], bytes]:
+    """Return a function that renders all metrics, those of the process and of Python included."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(exposition)
+    registry.register(collector)
     ProcessCollector(registry=registry)
     GCCollector(registry=registry)
     return lambda: generate_latest(registry)

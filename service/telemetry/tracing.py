@@ -1,7 +1,7 @@
-"""Traces (OpenTelemetry), loaded only when there is somewhere to send them.
+"""Traces (OpenTelemetry), imported only when an endpoint is set.
 
-A span for each operation, and below it one for each statement. No tenant, id, URL or value is part
-of one: operations and routes are named as in the contract, statements have placeholders.
+Each operation is a span, with a child span for each statement. No tenant, id, URL or value is part
+of a span: operations and routes are named as in the contract, statements have placeholders.
 """
 
 import asyncio
@@ -26,54 +26,57 @@ from db.connections.database import Database
 from openapi.contract import Contract
 from service.http import problems
 
-# Seconds that the last spans may take to leave: a collector that is away holds up no exit.
-FLUSH_TIMEOUT_SECONDS = 2.0
+FLUSH_TIMEOUT_SECONDS = 2.0  # an unavailable collector must not delay the exit
 
-log = logging.getLogger("covenant.traces")  # another thread speaks here
+log = logging.getLogger("covenant.traces")  # used from another thread
 
 
 class LoggingExporter(OTLPSpanExporter):
-    """Says once that the collector is away, and once that it is back."""
+    """Logs once that traces cannot be sent, and once that they can be again."""
 
-    works = True
+    is_working = True
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Send spans to the collector."""
         result = super().export(spans)
-        works = result is SpanExportResult.SUCCESS
-        if works != self.works:
-            self.works = works
-            log.warning("traces are sent again" if works else "traces cannot be sent")
+        is_working = result is SpanExportResult.SUCCESS
+        if is_working != self.is_working:
+            self.is_working = is_working
+            log.warning("traces_sent_again" if is_working else "traces_not_sent")
         return result
 
 
 class Tracing:
-    """Owns what makes and sends the spans of this process."""
+    """Owns what creates and sends the spans of this process."""
 
     def __init__(self, endpoint: str, contract: Contract) -> None:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-        named = {"service.name": contract.name, "service.version": contract.version}
-        # By a signal the process ends as its lifespan says, not at its exit.
-        self._provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
+        attributes = {"service.name": contract.name, "service.version": contract.version}
+        resource = Resource.create(attributes)
+        # `close` shuts the provider down, in the service's lifespan.
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         exporter = LoggingExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("covenant", contract.version)
         self._contract = contract
 
     def middleware(self, app: ASGIApp) -> "SpanMiddleware":
+        """Return the middleware that creates a span per operation."""
         return SpanMiddleware(app, self._tracer, self._contract)
 
     def database(self, url: str | Callable[[], str], **options: Any) -> "TracedDatabase":
+        """Return a database that creates a span per statement."""
         return TracedDatabase(self._tracer, url, **options)
 
     async def close(self) -> None:
-        """Send what is left, for at most `FLUSH` seconds."""
+        """Send the remaining spans, for at most `FLUSH_TIMEOUT_SECONDS`."""
         sender = threading.Thread(target=self._provider.shutdown, daemon=True)
         sender.start()
         await asyncio.to_thread(sender.join, FLUSH_TIMEOUT_SECONDS)
 
 
 class SpanMiddleware:
-    """Around each operation, once it is known which."""
+    """Creates a span per operation, after routing."""
 
     def __init__(self, app: ASGIApp, tracer: Tracer, contract: Contract) -> None:
         self._app = app
@@ -86,8 +89,8 @@ class SpanMiddleware:
             await self._app(scope, receive, send)
             return
         operation = scope["extensions"][ROUTING_CONTEXT]["operation_id"]
-        sent = [value for name, value in scope["headers"] if name == b"traceparent"]
-        carrier = {"traceparent": sent[0].decode("latin-1")} if len(sent) == 1 else {}
+        parents = [value for name, value in scope["headers"] if name == b"traceparent"]
+        carrier = {"traceparent": parents[0].decode("latin-1")} if len(parents) == 1 else {}
         with self._tracer.start_as_current_span(
             operation,
             self._propagator.extract(carrier),
@@ -102,13 +105,13 @@ class SpanMiddleware:
         ) as span:
             scope["covenant"].trace_id = format_trace_id(span.get_span_context().trace_id)
 
-            async def watched(message: Message) -> None:
+            async def send_and_record(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     _set_status(span, message["status"])
                 await send(message)
 
             try:
-                await self._app(scope, receive, watched)
+                await self._app(scope, receive, send_and_record)
             except ConnectionResetError:
                 span.set_attribute("error.type", "disconnected")
                 raise
@@ -118,25 +121,26 @@ class SpanMiddleware:
 
 
 class TracedDatabase(Database):
-    """A database whose statements are spans of the request that waits for them."""
+    """A database that creates a child span of the request for each of its statements."""
 
     def __init__(self, tracer: Tracer, url: str | Callable[[], str], **options: Any) -> None:
         class TracedCursor(AsyncRawCursor[Any]):
-            async def execute(self, query: Any, *rest: Any, **more: Any) -> Any:
+            async def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
                 with _statement_span(tracer, str(query)):
-                    return await super().execute(query, *rest, **more)
+                    return await super().execute(query, *args, **kwargs)
 
         super().__init__(url, cursor_factory=TracedCursor, **options)
         self._tracer = tracer
 
-    async def fetch(self, settings: Any, sql: str, *rest: Any, **more: Any) -> Any:
+    async def fetch(self, settings: Any, sql: str, *args: Any, **kwargs: Any) -> Any:
+        """Run one statement, like `Database.fetch`."""
         with _statement_span(self._tracer, sql):
-            return await super().fetch(settings, sql, *rest, **more)
+            return await super().fetch(settings, sql, *args, **kwargs)
 
 
 @contextmanager
 def _statement_span(tracer: Tracer, sql: str) -> Iterator[None]:
-    """A span for one statement; what nobody's request waits for has none."""
+    """Create a span for one statement, unless no request waits for it."""
     if not trace.get_current_span().get_span_context().is_valid:
         yield
         return
@@ -152,8 +156,9 @@ def _statement_span(tracer: Tracer, sql: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            # Never its text: PostgreSQL writes rows and values into it.
-            span.set_attribute("error.type", getattr(error, "sqlstate", None) or _name(error))
+            # Never its message: PostgreSQL writes rows and values into it.
+            error_type = getattr(error, "sqlstate", None) or type(error).__name__
+            span.set_attribute("error.type", error_type)
             span.set_status(StatusCode.ERROR)
             raise
 
@@ -163,7 +168,3 @@ def _set_status(span: Span, status: int) -> None:
     if status >= 500:
         span.set_attribute("error.type", str(status))
         span.set_status(StatusCode.ERROR)
-
-
-def _name(error: Exception) -> str:
-    return type(error).__name__

@@ -13,8 +13,9 @@ import pytest
 from dev.scaffold.__main__ import write
 from dev.scaffold.request import ResourceRequest
 from evidence.harness.processes import ROOT
-from openapi import contract, documents
+from openapi import contract
 from openapi.contract import Contract
+from openapi.object_tree import walk
 from tests.platform.fix_service import Service
 from tests.platform.test_scaffold import EVERY, TASKS
 
@@ -88,7 +89,7 @@ def test_every_example_is_read_and_written_as_it_is(client: Path, wide: Contract
 
 def examples_of(document: dict[str, Any]) -> list[tuple[str, Any]]:
     """Return (schema, example) of every body of the contract."""
-    media = [node for _, kind, node in documents.walk(document) if kind == "media"]
+    media = [node for _, kind, node in walk(document) if kind == "media"]
     refs = [(m["schema"].get("$ref", ""), m["example"]) for m in media if "example" in m]
     return [(ref.rpartition("/")[2], example) for ref, example in refs if ref]
 

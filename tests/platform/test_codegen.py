@@ -194,9 +194,9 @@ def test_what_cannot_be_honoured_is_refused_for_its_reason(file: Path) -> None:
     assert expected
     with pytest.raises(ContractError) as refusal:
         generated(file)
-    (fault,) = refusal.value.faults
+    (fault,) = refusal.value.issues
     assert fault.file.endswith(file.name)
-    assert (str(fault.line), fault.where, fault.reason) == expected.groups()
+    assert (str(fault.line), fault.path, fault.reason) == expected.groups()
 
 
 def test_more_routes_than_an_edge_takes_are_refused() -> None:

@@ -14,7 +14,7 @@ import httpx
 import psycopg
 import pytest
 
-from db import migrate, revisions, security_audit, server_versions
+from db import migrate, revisions, server_versions
 from db.connections import dsn
 from db.connections.database import Database as Connections
 from db.errors import (

@@ -12,13 +12,13 @@ import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from service.identity.principals import MissingToken
 
 from db.errors import StatementTimeout, Unavailable
 from evidence.harness.processes import ROOT, free_port
 from openapi import contract
 from service.http.problems import Problem
 from service.identity import keys
-from service.identity.principals import MissingToken
 from service.identity.tokens import InvalidToken
 from service.telemetry.metrics import BUCKETS, METHODS, NO_OPERATION, Metrics
 from tests.platform.fix_postgres import Database

@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from db import ids, migrate, revisions, roles, security_audit, server_versions
+from db import ids, migrate, revisions, roles, server_versions
 from db.migrate import MigrationError
 from dev.planner import platform_tables
 from evidence.harness.processes import ROOT

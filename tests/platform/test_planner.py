@@ -94,7 +94,7 @@ class Stage:
     def refused(self, document: Document) -> list[str]:
         with pytest.raises(ContractError) as refusal:
             self.bring_up(document)
-        return [f"{fault.where}: {fault.reason}" for fault in refusal.value.faults]
+        return [f"{fault.path}: {fault.reason}" for fault in refusal.value.issues]
 
     def down(self) -> None:
         copy = migrations(self.folder)
@@ -419,7 +419,7 @@ def test_a_loss_is_refused_with_its_line_before_anything_is_written(
     before, files = everything(stage.database.superuser_url), [*stage.folder.rglob("*.py")]
     with pytest.raises(ContractError) as refusal:
         stage.bring_up(document)
-    (fault,) = refusal.value.faults
+    (fault,) = refusal.value.issues
     lines = (stage.folder / "contract.yaml").read_text().split("\n")
     is_there = column in note(document)["properties"]
     assert reason in fault.reason

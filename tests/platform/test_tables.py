@@ -1,4 +1,4 @@
-"""The tables of a contract: what the reader gives and demands, and what PostgreSQL makes of it."""
+"""The tables of a contract: how they are loaded and checked, and their types in PostgreSQL."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from dev.planner import column_types, platform_tables, regex_translation
 from openapi import contract, documents
 from openapi.contract import Contract, ContractError
 from openapi.rules import table_lists
-from openapi.tables import METHOD_BY_VERB, PLATFORM_TABLES, Column
+from openapi.tables import PLATFORM_TABLES, Column
 from tests.platform.fix_planner import RESOURCES, database_of
 from tests.platform.fix_postgres import Database, Postgres
 
@@ -37,10 +37,10 @@ def column(schema: dict[str, Any], name: str = "x") -> Column:
     return Column(name, schema, True, False, schema.get("default"))
 
 
-# What the reader gives
+# Loaded tables
 
 
-def test_a_table_has_its_columns_keys_and_references(desk: Contract) -> None:
+def test_a_table_has_columns_keys_and_references(desk: Contract) -> None:
     assert [*desk.tables] == ["tickets", "comments"]
     tickets, comments = desk.tables.values()
     assert (tickets.schema, tickets.unique) == ("Ticket", (("reference",),))
@@ -58,11 +58,11 @@ def test_a_table_has_its_columns_keys_and_references(desk: Contract) -> None:
     assert tickets.column("nothing") is None
 
 
-def test_the_tables_of_the_service_are_nobody_elses() -> None:
+def test_every_platform_table_is_reserved() -> None:
     assert {*PLATFORM_TABLES} == {"alembic_version", *platform_tables.metadata().tables}
 
 
-def test_a_verb_of_a_table_needs_no_handler_and_any_other_does(
+def test_the_verbs_of_a_table_need_no_handler_but_any_other_verb_does(
     desk: Contract, tmp_path: Path
 ) -> None:
     handlers = tmp_path / "handlers"
@@ -83,24 +83,24 @@ def test_a_verb_of_a_table_needs_no_handler_and_any_other_does(
         .replace("tickets.get", "tickets.archive")
         .replace("tickets.replace", "tickets.destroy")
     )
-    with pytest.raises(ContractError) as refusal:
+    with pytest.raises(ContractError) as rejection:
         contract.load(other, handlers)
-    (fault,) = refusal.value.faults
-    assert fault.reason == (
-        "handlers/tickets.py has no function `destroy`; the verbs of a table are "
-        + ", ".join(METHOD_BY_VERB)
+    (issue,) = rejection.value.issues
+    assert issue.reason == (
+        "handlers/tickets.py has no function `destroy`; only create, list, get, replace, update "
+        "and delete need no handler"
     )
     (handlers / "tickets.py").write_text("def archive(:\n")
-    with pytest.raises(ContractError, match=r"handlers/tickets.py is no Python"):
+    with pytest.raises(ContractError, match=r"handlers/tickets.py is not valid Python"):
         contract.load(desk.file, handlers)
 
 
-def test_what_a_handler_of_ones_own_takes_and_answers_is_its_own(
+def test_the_rules_of_tables_do_not_apply_to_operations_with_a_handler(
     desk: Contract, tmp_path: Path
 ) -> None:
     document = deepcopy(desk.document)
-    sent = document["components"]["schemas"]["TicketRequest"]
-    sent["properties"]["subject"] = {"type": "string", "maxLength": 500, "pattern": "^[!-~ ]*$"}
+    body = document["components"]["schemas"]["TicketRequest"]
+    body["properties"]["subject"] = {"type": "string", "maxLength": 500, "pattern": "^[!-~ ]*$"}
     (wide := tmp_path / "wide.yaml").write_text(json.dumps(document))
     with pytest.raises(ContractError, match="wider maxLength"):
         contract.load(wide, None)
@@ -121,36 +121,51 @@ def test_what_a_handler_of_ones_own_takes_and_answers_is_its_own(
         ({"type": "number"}, "-1.7976931348623157e+308"),
     ],
 )
-def test_the_longest_cursor_has_room_for_the_longest_value(
-    schema: dict[str, Any], value: str
-) -> None:
-    made = len(pagination.encode_sorted_cursor("-x", value, ids.new()))
-    assert made <= table_lists.longest_cursor("-x", schema)
+def test_no_cursor_is_longer_than_the_maximum(schema: dict[str, Any], value: str) -> None:
+    length = len(pagination.encode_sorted_cursor("-x", value, ids.new()))
+    assert length <= table_lists.max_cursor_length("-x", schema)
     if "format" not in schema and schema["type"] == "string":
-        assert made == table_lists.longest_cursor("-x", schema)
+        assert length == table_lists.max_cursor_length("-x", schema)
 
 
 @pytest.mark.parametrize("wrong", [None, [[]], {"a": [{}]}], ids=repr)
-@pytest.mark.parametrize("name", ["table-body", "table-filters", "table-references", "table-keys"])
-def test_a_table_of_any_shape_is_refused_or_loaded(name: str, wrong: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["table-body", "table-filters", "table-references", "table-keys", "table-renamed"],
+)
+def test_a_malformed_table_never_raises_another_error(
+    name: str, wrong: Any, tmp_path: Path
+) -> None:
     document = yaml.safe_load((INVALID / f"{name}.yaml").read_text())
     scratch = tmp_path / "contract.yaml"
-    for place in _places(document):
-        if "A" in place or "paths" in place:
+    for path in _node_paths(document):
+        if "A" in path or "paths" in path:
             changed = deepcopy(document)
-            documents.node_at(changed, place[:-1])[place[-1]] = wrong
+            documents.node_at(changed, path[:-1])[path[-1]] = wrong
             scratch.write_text(json.dumps(changed))
             with pytest.raises(ContractError):
                 contract.load(scratch, None)
 
 
-def _places(node: Any, place: documents.NodePath = ()) -> list[documents.NodePath]:
+def test_a_cascade_from_a_table_without_a_valid_name_never_raises_another_error(
+    desk: Contract, tmp_path: Path
+) -> None:
+    document = deepcopy(desk.document)
+    document["components"]["schemas"]["Comment"]["x-table"]["name"] = []
+    responses = document["paths"]["/orgs/{org_id}/tickets/{ticket_id}"]["delete"]["responses"]
+    responses.pop("409", None)
+    (scratch := tmp_path / "contract.yaml").write_text(json.dumps(document))
+    with pytest.raises(ContractError, match="must be a string"):
+        contract.load(scratch, None)
+
+
+def _node_paths(node: Any, path: documents.NodePath = ()) -> list[documents.NodePath]:
     keys = node if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
-    below = [found for key in keys for found in _places(node[key], (*place, key))]
-    return [place, *below] if place else below
+    below = [inner for key in keys for inner in _node_paths(node[key], (*path, key))]
+    return [path, *below] if path else below
 
 
-# What PostgreSQL makes of it
+# Types and constraints in PostgreSQL
 
 
 @pytest.mark.parametrize(
@@ -172,7 +187,7 @@ def _places(node: Any, place: documents.NodePath = ()) -> list[documents.NodePat
         ({"type": "array"}, "jsonb"),
     ],
 )
-def test_every_type_and_format_is_a_type_of_postgresql(schema: dict[str, Any], kind: str) -> None:
+def test_every_type_and_format_has_a_type_in_postgresql(schema: dict[str, Any], kind: str) -> None:
     assert column_types.type_of(column(schema)) == kind
 
 
@@ -200,7 +215,7 @@ def test_every_type_and_format_is_a_type_of_postgresql(schema: dict[str, Any], k
         ({"type": "array"}, "jsonb_typeof(x) = 'array'"),
     ],
 )
-def test_limits_become_checks(schema: dict[str, Any], check: str | None) -> None:
+def test_limits_become_check_constraints(schema: dict[str, Any], check: str | None) -> None:
     assert column_types.checks(column(schema)) == ({"check": check} if check else {})
 
 
@@ -215,14 +230,14 @@ def test_limits_become_checks(schema: dict[str, Any], check: str | None) -> None
         (["ü"], """'["ü"]'"""),
     ],
 )
-def test_a_default_is_a_literal(value: Any, sql: str | None) -> None:
+def test_a_default_becomes_a_literal(value: Any, sql: str | None) -> None:
     assert column_types.default_of(column({"type": "string", "default": value})) == sql
 
 
-def test_every_word_that_is_reserved_is_quoted(database: Database) -> None:
+def test_every_reserved_keyword_is_quoted(database: Database) -> None:
     with psycopg.connect(database.app_url) as connection:
-        words = connection.execute("select word from pg_get_keywords() where catcode in ('R', 'T')")
-        reserved = {word for (word,) in words}
+        rows = connection.execute("select word from pg_get_keywords() where catcode in ('R', 'T')")
+        reserved = {word for (word,) in rows}
         assert {word for word in reserved if column_types.quoted(word) == word} == set()
         query = "select quote_ident('title'), quote_ident('order')"
         assert connection.execute(query).fetchone() == (
@@ -257,7 +272,7 @@ def test_every_word_that_is_reserved_is_quoted(database: Database) -> None:
         (r"^{$", None),
     ],
 )
-def test_a_pattern_is_written_for_postgresql_or_left_to_the_service(
+def test_a_pattern_is_translated_for_postgresql_or_checked_by_the_service_alone(
     pattern: str, expected: str | None
 ) -> None:
     assert regex_translation.pattern_of(pattern) == expected
@@ -327,7 +342,7 @@ def _patterns() -> st.SearchStrategy[str]:
 @given(pattern=_patterns(), data=st.data())
 @example(pattern="^[a-z ]*$", data=None)
 @example(pattern="^[z-z-a]$", data=None)
-def test_what_a_pattern_lets_through_the_database_does_too(
+def test_the_database_accepts_every_value_that_the_pattern_accepts(
     pattern: str, data: Any, connection: "psycopg.Connection[Any]"
 ) -> None:
     expression = regex_translation.pattern_of(pattern)
@@ -335,7 +350,7 @@ def test_what_a_pattern_lets_through_the_database_does_too(
         warnings.simplefilter("error")
         validator = jsonschema_rs.Draft4Validator({"type": "string", "pattern": pattern})
         strategy = st.from_regex(re.compile(pattern), fullmatch=True)
-    except (ValueError, Warning, re.error):  # refused by the reader
+    except (ValueError, Warning, re.error):  # the contract is rejected
         return
     if expression is None:
         return
@@ -361,7 +376,7 @@ def connection(database: Database) -> Any:
 # References
 
 
-def test_an_organization_goes_with_all_its_rows_whatever_refers_to_what(
+def test_deleting_an_organization_deletes_all_its_rows_whatever_references_them(
     postgres: Postgres, tmp_path: Path
 ) -> None:
     database = database_of(postgres, BY_NAME["clinic"], tmp_path)
@@ -370,11 +385,11 @@ def test_an_organization_goes_with_all_its_rows_whatever_refers_to_what(
         insert = superuser.execute
         insert("insert into organizations (id, name) values (%s, 'A')", (org,))
         insert("insert into clinics (org_id, id, name) values (%s, %s, 'C')", (org, clinic))
-        for id, license, by in ((mentor, "AAAAAA", None), (doctor, "BBBBBB", mentor)):
+        for id, license, mentor_id in ((mentor, "AAAAAA", None), (doctor, "BBBBBB", mentor)):
             insert(
                 "insert into doctors (org_id, id, clinic_id, name, license, mentor_id)"
                 " values (%s, %s, %s, 'D', %s, %s)",
-                (org, id, clinic, license, by),
+                (org, id, clinic, license, mentor_id),
             )
         insert(
             "insert into patients (org_id, id, doctor_id, name, born)"
