@@ -27,8 +27,8 @@ from evidence.resilience.tenants import create_tenant, keyed_writes
 LONGEST_OUTAGE_SECONDS = 1.9
 START_SECONDS = 0.25  # how long PostgreSQL takes to start
 # The event is logged once per outage; a reconnect may fail again while PostgreSQL recovers.
-MAX_AWAY_LINES = 3
-AWAY = "the database is away"
+MAX_NOT_READY_LINES = 3
+NOT_READY = '"event":"database_not_ready"'
 
 
 def restart(trial: Trial) -> None:
@@ -122,9 +122,9 @@ def away(trial: Trial) -> None:
         failed = [r for r in responses if r.started > restarted + 1 and r.status != 200]
         trial.expect(not failed, f"failed a second after PostgreSQL started: {summarize(failed)}")
         trial.expect(service.is_running and service.pid == pid, "the service exited")
-        count = _away_lines(service)
-        trial.record(f"{count} log lines `{AWAY}`")
-        trial.expect(0 < count <= MAX_AWAY_LINES, f"{count} log lines `{AWAY}`")
+        count = _not_ready_lines(service)
+        trial.record(f"{count} log lines `database_not_ready`")
+        trial.expect(0 < count <= MAX_NOT_READY_LINES, f"{count} log lines `database_not_ready`")
 
 
 def _expect_fast_rejections(trial: Trial, responses: list[Response]) -> None:
@@ -137,8 +137,8 @@ def _expect_fast_rejections(trial: Trial, responses: list[Response]) -> None:
     trial.expect(p99 <= 0.1, f"rejections are slow: p99 {format_duration(p99)}, limit 100 ms")
 
 
-def _away_lines(service: Service) -> int:
-    return sum(AWAY in line for line in service.log_lines())
+def _not_ready_lines(service: Service) -> int:
+    return sum(NOT_READY in line for line in service.log_lines())
 
 
 def late(trial: Trial) -> None:
@@ -154,9 +154,9 @@ def late(trial: Trial) -> None:
             trial.expect_within("ready after the database", ready, 2.0)
             tenant = create_tenant(service.port)
             trial.expect(send_once(service.port, tenant.list()).status == 200, "it does not serve")
-            count = _away_lines(service)
-            trial.record(f"{count} log line `{AWAY}`")
-            trial.expect(count == 1, f"{count} log lines `{AWAY}`, expected 1")
+            count = _not_ready_lines(service)
+            trial.record(f"{count} log line `database_not_ready`")
+            trial.expect(count == 1, f"{count} log lines `database_not_ready`, expected 1")
 
 
 SCENARIOS = (

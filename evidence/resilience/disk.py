@@ -101,7 +101,7 @@ def full_log_disk(trial: Trial) -> None:
 def _reports_lost_lines(service: Service, tenant: Tenant) -> bool:
     """Send a request, and return whether the log reports lost lines."""
     send_once(service.port, tenant.list())
-    return any('"event":"log lines lost"' in line for line in service.log_lines())
+    return any('"event":"log_lines_lost"' in line for line in service.log_lines())
 
 
 def _torn_lines(service: Service) -> list[str]:

@@ -7,6 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
+from db.connections.database import MAYBE_APPLIED
 from dev.local import embedded
 from evidence.harness.postgres import Postgres, postgres
 from evidence.harness.processes import HarnessError, wait_until
@@ -42,7 +43,7 @@ def _compare(trial: Trial, responses: list[Response], database: Postgres) -> Non
     """Compare the responses with the rows: none is lost, and every other row is explained."""
     ids = [created_resource(response)["id"] for response in responses if response.status == 201]
     rows = [str(row[0]) for row in database.rows("select id from projects")]
-    uncertain = [r for r in responses if r.status == 503 and b"may have happened" in r.body]
+    uncertain = [r for r in responses if r.status == 503 and MAYBE_APPLIED.encode() in r.body]
     trial.record(f"{len(ids):,} acknowledged, {len(rows):,} rows")
     trial.record(f"{len(uncertain)} with an uncertain outcome")
     missing = set(ids) - set(rows)

@@ -28,7 +28,7 @@ from evidence.resilience.scenario import (
 from evidence.resilience.tenants import create_tenant
 
 GUESTS_PER_MINUTE = 30
-AWAY, BACK = "Redis is away", "Redis is back"
+UNAVAILABLE, READY = '"event":"redis_unavailable"', '"event":"redis_ready"'
 
 
 def redis_outage(trial: Trial) -> None:
@@ -40,7 +40,7 @@ def redis_outage(trial: Trial) -> None:
             serving(trial.folder, database.app_url, environment=settings) as second,
         ):
             wait_until(lambda: _uses_redis(first) and _uses_redis(second), 5)
-            lines_before = _count_lines(first, AWAY)
+            lines_before = _count_lines(first, UNAVAILABLE)
             tenant = create_tenant(first.port)  # the first guest
             guests = 1 + _accepted_guests(first) + _accepted_guests(second)
             _expect_guests(trial, guests, "accepted by both together")
@@ -55,8 +55,8 @@ def redis_outage(trial: Trial) -> None:
                 recovery = seconds_until(lambda: _uses_redis(first) and _uses_redis(second), 10)
                 trial.expect_within("counted in Redis again after", recovery, 5.0)
                 responses = load.stop()
-            lines = _count_lines(first, AWAY) - lines_before
-            trial.expect(lines == 1, f"{lines} log lines `{AWAY}`, expected 1")
+            lines = _count_lines(first, UNAVAILABLE) - lines_before
+            trial.expect(lines == 1, f"{lines} log lines `redis_unavailable`, expected 1")
             # Redis starts with empty counters.
             guests = _accepted_guests(first) + _accepted_guests(second)
             _expect_guests(trial, guests, "by both afterwards")
@@ -67,7 +67,7 @@ def redis_outage(trial: Trial) -> None:
 
 def _uses_redis(service: Service) -> bool:
     """Return whether the log does not end with an outage."""
-    return _count_lines(service, AWAY) == _count_lines(service, BACK)
+    return _count_lines(service, UNAVAILABLE) == _count_lines(service, READY)
 
 
 def _count_lines(service: Service, text: str) -> int:

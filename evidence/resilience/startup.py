@@ -14,7 +14,7 @@ from service.identity import keys
 MAX_EXIT_SECONDS = 2.0
 IN_TESTS = ("a short key", "an unforced policy")
 # Lines that a start may log besides the reason of its exit.
-OTHER_LINES = ('"event":"request"', "security floor")
+OTHER_LINES = ('"event":"request"', '"event":"database_version_outdated"')
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,14 @@ def _bad_starts(folder: Path, database: Postgres) -> Iterator[BadStart]:
     (short_key / "20260101T000000Z").write_text("short")
     keys.create_key(future_key, time.time() + 3600)
     yield BadStart("a short key", "is too short", url, {"KEYS_DIR": str(short_key)})
-    yield BadStart("no active key", "is in the future", url, {"KEYS_DIR": str(future_key)})
-    not_a_number = "DRAIN_SECONDS: is not a number"
+    yield BadStart(
+        "no active key", "becomes active in the future", url, {"KEYS_DIR": str(future_key)}
+    )
+    not_a_number = "DRAIN_SECONDS: must be a number"
     yield BadStart("an invalid setting", not_a_number, url, {"DRAIN_SECONDS": "soon"})
-    yield BadStart("an unknown setting", "DRAIN_SECOND: unknown", url, {"DRAIN_SECOND": "5"})
+    yield BadStart(
+        "an unknown setting", "DRAIN_SECOND: unknown setting", url, {"DRAIN_SECOND": "5"}
+    )
     yield BadStart("a superuser", "is a superuser", database.superuser_url(), {})
     database.execute("alter table projects no force row level security")
     yield BadStart("an unforced policy", "is not forced", url, {})
