@@ -1,13 +1,13 @@
-# The image: `serve` (the default) and `migrate`. Any uid, no capability and a read-only root will
-# do; /run/keys holds the signing keys, and nothing is written but below /tmp.
+# The image runs `serve` (the default) and `migrate`. It works with any uid, without capabilities and
+# with a read-only root file system: it reads signing keys from /run/keys and writes only to /tmp.
 #
-# The base is a tag and not a digest, since a digest must be seen before it is written down. Pin it
-# with --build-arg PYTHON_IMAGE=python:3.12-slim@sha256:… (docs/release.md says how it is found).
+# The base image is a tag here. Pin it to a digest for a release, as docs/release.md explains:
+# --build-arg PYTHON_IMAGE=python:3.12-slim@sha256:…
 ARG PYTHON_IMAGE=python:3.12-slim
 
 FROM ${PYTHON_IMAGE} AS packages
 COPY requirements/service.txt /tmp/service.txt
-# Wheels only, each with its hash: nothing is compiled, on no platform.
+# Only wheels, each checked by its hash: no platform needs a compiler.
 RUN python -m venv --without-pip /venv \
  && python -m pip --python /venv/bin/python install --no-cache-dir --disable-pip-version-check \
     --only-binary :all: --require-hashes --requirement /tmp/service.txt
@@ -17,11 +17,11 @@ COPY openapi /app/openapi
 COPY db /app/db
 COPY service /app/service
 COPY handlers /app/handlers
-# The label must not lie about the contract; readable to all, since the uid is anybody's.
+# The label contract.hash must match the contract. Every uid must be able to read the files.
 ARG CONTRACT=""
 RUN hash="sha256:$(sha256sum /app/openapi/openapi.yaml | cut -d ' ' -f 1)" \
  && if [ -n "${CONTRACT}" ] && [ "${CONTRACT}" != "${hash}" ]; then \
-      echo "CONTRACT is ${CONTRACT}, and openapi.yaml is ${hash}" >&2; exit 1; fi \
+      echo "CONTRACT is ${CONTRACT}, but the hash of openapi.yaml is ${hash}" >&2; exit 1; fi \
  && python -m compileall -q /app \
  && chmod -R a+rX,go-w /app
 

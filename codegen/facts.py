@@ -1,30 +1,51 @@
-"""What a contract says about deployment, as frozen facts."""
+"""Deployment facts: everything the templates need from a contract, as frozen records."""
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
 from openapi.contract import Contract, Operation, deref
 from openapi.documents import NodePath
 
-RESOURCES = {
+DEFAULT_RESOURCES = {
     "requests": {"cpu": "100m", "memory": "192Mi"},
     "limits": {"cpu": "1", "memory": "384Mi"},
 }
-EDGES = {
-    "ingress": {"name": "traefik", "namespace": "kube-system"},
-    "gateway": {"name": "gateway", "namespace": "gateway"},
-    "none": {"name": "", "namespace": ""},
+# RFC 1918 and RFC 4193: trusted as edge networks unless the contract lists narrower ones.
+PRIVATE_NETWORKS = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
+
+
+class Exposure(StrEnum):
+    """How clients outside the cluster reach the service."""
+
+    INGRESS = "ingress"
+    GATEWAY = "gateway"
+    NONE = "none"
+
+
+class PostgresMode(StrEnum):
+    """Who runs the PostgreSQL of an environment."""
+
+    EXTERNAL = "external"
+    CLOUDNATIVE_PG = "cloudnative-pg"
+
+
+DEFAULT_EDGES = {
+    Exposure.INGRESS: {"name": "traefik", "namespace": "kube-system"},
+    Exposure.GATEWAY: {"name": "gateway", "namespace": "gateway"},
+    Exposure.NONE: {"name": "", "namespace": ""},
 }
-# RFC 1918 and RFC 4193: where the pods of an edge are, unless the contract says it closer.
-PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7")
 
 
 @dataclass(frozen=True)
 class Route:
-    """One path of the contract as the edge matches it; `pattern` is a regular expression."""
+    """One path of the contract as the edge matches it; `pattern` is a regular expression.
+
+    A path without parameters has `exact`, a path with parameters has `prefix` and `pattern`.
+    """
 
     path: str
     exact: str | None
@@ -35,30 +56,34 @@ class Route:
 
 @dataclass(frozen=True)
 class Postgres:
-    """Where an environment's PostgreSQL is; counts are 0 for what is absent."""
+    """The PostgreSQL of an environment.
 
-    mode: str
+    `pooler` is the number of pooler instances, 0 without a pooler; `backups` is a cron schedule,
+    empty without backups; `installs_operator` is true if Argo CD installs CloudNativePG.
+    """
+
+    mode: PostgresMode
     port: int
     networks: tuple[str, ...]
     instances: int
     storage: str
     pooler: int
     backups: str
-    operator: bool
+    installs_operator: bool
 
 
 @dataclass(frozen=True)
 class Environment:
-    """One server entry of the contract."""
+    """One server entry of the contract; `node` is the path of its `x-environment`."""
 
     name: str
-    place: NodePath
+    node: NodePath
     description: str
     host: str
     tls: bool
     namespace: str
     cluster: str
-    exposure: str
+    exposure: Exposure
     edge: Mapping[str, Any]
     replicas: int
     scaling: Mapping[str, int] | None
@@ -71,7 +96,7 @@ class Environment:
 
 @dataclass(frozen=True)
 class Facts:
-    """All that the templates may say; `hash` is the contract's SHA-256 in hex."""
+    """Everything a template can reference; `hash` is the contract's SHA-256 in hex."""
 
     name: str
     title: str
@@ -88,14 +113,14 @@ class Facts:
     routes: tuple[Route, ...]
     slos: tuple[Mapping[str, Any], ...]
     operations: tuple[Mapping[str, Any], ...]
-    smoke: bool
+    has_smoke_tests: bool
     environments: tuple[Environment, ...]
 
 
 def from_contract(contract: Contract) -> Facts:
-    """Return the facts of a contract that `refusals.check` lets pass."""
+    """Return the facts of a contract that passed `validation.check`."""
     service = contract.service
-    source = service.get("source", {})
+    source = service["source"]
     return Facts(
         name=contract.name,
         title=contract.title,
@@ -105,73 +130,82 @@ def from_contract(contract: Contract) -> Facts:
         repository=source["repository"],
         revision=source["revision"],
         port=service.get("port", 8080),
-        resources=_texts({**RESOURCES, **service.get("resources", {})}),
+        resources=_quantities_as_text({**DEFAULT_RESOURCES, **service.get("resources", {})}),
         probes={kind: operation.path for kind, operation in probes(contract)},
         token=dict(contract.token),
         tenant=contract.tenant.get("claim", ""),
         routes=tuple(_routes(contract)),
         slos=tuple(_slos(contract)),
-        operations=tuple(_smoke_operations(contract)),
-        smoke={"auth.guest", "orgs.create"} <= contract.operations.keys(),
+        operations=tuple(_operations(contract)),
+        has_smoke_tests={"auth.guest", "orgs.create"} <= contract.operations.keys(),
         environments=tuple(environment(contract, i) for i in environment_indexes(contract)),
     )
 
 
 def environment_indexes(contract: Contract) -> list[int]:
+    """Return the indexes of the `servers` entries that have an `x-environment`."""
     servers = contract.document.get("servers", [])
     return [i for i, server in enumerate(servers) if "x-environment" in server]
 
 
 def environment(contract: Contract, index: int) -> Environment:
+    """Return the environment of `servers[index]`, with every default filled in."""
     server = contract.document["servers"][index]
-    own, service = server["x-environment"], contract.service
-    exposure = own.get("exposure", "none")
+    declared, service = server["x-environment"], contract.service
+    exposure = Exposure(declared.get("exposure", Exposure.NONE))
     scheme, host = _scheme_and_host(server["url"])
-    postgres = own.get("postgres", {"mode": "external"})
-    scaling = own.get("scaling", None if "replicas" in own else service.get("scaling"))
+    scaling = declared.get("scaling", None if "replicas" in declared else service.get("scaling"))
     return Environment(
-        name=own["name"],
-        place=("servers", index, "x-environment"),
-        description=server.get("description", own["name"]),
+        name=declared["name"],
+        node=("servers", index, "x-environment"),
+        description=server.get("description", declared["name"]),
         host=host,
         tls=scheme == "https",
-        namespace=own.get("namespace", f"{contract.name}-{own['name']}"),
-        cluster=own.get("cluster", "in-cluster"),
+        namespace=declared.get("namespace", f"{contract.name}-{declared['name']}"),
+        cluster=declared.get("cluster", "in-cluster"),
         exposure=exposure,
-        edge={"networks": PRIVATE, **own.get("edge", EDGES[exposure])},
-        replicas=own.get("replicas", service.get("replicas", 2)),
+        edge={"networks": PRIVATE_NETWORKS, **declared.get("edge", DEFAULT_EDGES[exposure])},
+        replicas=declared.get("replicas", service.get("replicas", 2)),
         scaling={"cpu": 70, **scaling} if scaling else None,
-        bootstrap=own.get("secrets", "existing") == "bootstrap",
-        docs=own.get("docs", False),
-        monitoring=own.get("monitoring", False),
-        postgres=Postgres(
-            mode=postgres["mode"],
-            port=postgres.get("port", 5432),
-            networks=tuple(postgres.get("networks", ())),
-            instances=postgres.get("instances", 1),
-            storage=str(postgres.get("storage", "10Gi")),
-            pooler=postgres.get("pooler", 0),
-            backups=postgres.get("backups", ""),
-            operator=postgres.get("operator", "install") == "install",
-        ),
-        values=own.get("values", {}),
+        bootstrap=declared.get("secrets", "existing") == "bootstrap",
+        docs=declared.get("docs", False),
+        monitoring=declared.get("monitoring", False),
+        postgres=_postgres(declared.get("postgres", {"mode": PostgresMode.EXTERNAL})),
+        values=declared.get("values", {}),
+    )
+
+
+def _postgres(declared: Mapping[str, Any]) -> Postgres:
+    return Postgres(
+        mode=PostgresMode(declared["mode"]),
+        port=declared.get("port", 5432),
+        networks=tuple(declared.get("networks", ())),
+        instances=declared.get("instances", 1),
+        storage=str(declared.get("storage", "10Gi")),
+        pooler=declared.get("pooler", 0),
+        backups=declared.get("backups", ""),
+        installs_operator=declared.get("operator", "install") == "install",
     )
 
 
 def _scheme_and_host(url: str) -> tuple[str, str]:
     try:
         parts = urlsplit(url)
-    except ValueError:  # which the refusals name
+    except ValueError:  # `validation` reports it
         return "", url
     return parts.scheme, parts.hostname or ""
 
 
-def _texts(resources: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """Return quantities as Kubernetes writes them: a number of cores or bytes becomes a string."""
-    return {k: {name: str(v) for name, v in part.items()} for k, part in resources.items()}
+def _quantities_as_text(resources: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
+    """Return resources with every quantity as a string: the chart's schema takes no numbers."""
+    return {
+        part: {name: str(quantity) for name, quantity in quantities.items()}
+        for part, quantities in resources.items()
+    }
 
 
 def probes(contract: Contract) -> Iterator[tuple[str, Operation]]:
+    """Yield (kind, operation) for every `x-probe` of the contract."""
     for operation in contract.operations.values():
         kinds = operation.extensions.get("x-probe", [])
         for kind in [kinds] if isinstance(kinds, str) else kinds:
@@ -179,13 +213,13 @@ def probes(contract: Contract) -> Iterator[tuple[str, Operation]]:
 
 
 def _routes(contract: Contract) -> Iterator[Route]:
-    """Yield what the edge lets through: the paths and methods that are not internal."""
-    paths: dict[str, list[str]] = {}
+    """Yield the paths the edge routes, with the methods that are not internal."""
+    methods_by_path: dict[str, list[str]] = {}
     for operation in contract.operations.values():
         if operation.extensions.get("x-internal") is not True:
-            paths.setdefault(operation.path, []).append(operation.method.upper())
-    for path, methods in paths.items():
-        head, parameter, _ = path.partition("/{")
+            methods_by_path.setdefault(operation.path, []).append(operation.method.upper())
+    for path, methods in methods_by_path.items():
+        prefix, parameter, _ = path.partition("/{")
         pattern = "".join(
             "[^/]+" if part.startswith("{") else re.escape(part)
             for part in re.split(r"(\{[^{}]*\})", path)
@@ -193,31 +227,31 @@ def _routes(contract: Contract) -> Iterator[Route]:
         yield Route(
             path=path,
             exact=None if parameter else path,
-            prefix=(head or "/") if parameter else None,
+            prefix=(prefix or "/") if parameter else None,
             pattern=f"^{pattern}$" if parameter else None,
             methods=tuple(methods),
         )
 
 
 def _slos(contract: Contract) -> Iterator[Mapping[str, Any]]:
-    """Yield what each operation aims at; `seconds` as the service writes the bound of a bucket.
+    """Yield the objectives of each operation, `seconds` formatted like the `le` of a bucket.
 
-    A probe that answers 503 does what it is for.
+    Probes have none: a probe that responds with 503 does its job.
     """
     for operation in contract.operations.values():
         slo = operation.extensions.get("x-slo")
         if slo is None or "x-probe" in operation.extensions:
             continue
-        aims: dict[str, Any] = {"operation": operation.id}
+        objectives: dict[str, Any] = {"operation": operation.id}
         if "availability" in slo:
-            aims["availability"] = slo["availability"]
+            objectives["availability"] = slo["availability"]
         if "latency_ms" in slo:
-            aims["seconds"] = str(slo["latency_ms"] / 1000)
-        yield aims
+            objectives["seconds"] = str(slo["latency_ms"] / 1000)
+        yield objectives
 
 
-def _smoke_operations(contract: Contract) -> Iterator[Mapping[str, Any]]:
-    """Yield each operation as the chart's tests call it, with an example of its body."""
+def _operations(contract: Contract) -> Iterator[Mapping[str, Any]]:
+    """Yield each operation as the chart's tests call it, with an example body."""
     for operation in contract.operations.values():
         media = (operation.body or {}).get("content", {}).get("application/json", {})
         example = media.get("example", deref({}, media.get("schema", {})).get("example"))

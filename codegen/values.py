@@ -1,4 +1,4 @@
-"""The values of every environment, checked against the chart's own schema before it is written."""
+"""Check the Helm values of every environment against the chart's schema before writing them."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -8,59 +8,65 @@ import jsonschema_rs
 import yaml
 
 from codegen.facts import Environment, Facts
-from codegen.render import Files, Overrides, merged
-from codegen.validation import Violation, fault
+from codegen.files import Files
+from codegen.overrides import Overrides, merged, values_file
+from codegen.validation import Violation
 from openapi.contract import Contract, ContractError, Issue
 from openapi.documents import NodePath, format_path
 
 
-def check(contract: Contract, facts: Facts, files: Files, own: Overrides) -> None:
-    """Raise `ContractError` for values that the chart would refuse.
+def check(contract: Contract, facts: Facts, files: Files, overrides: Overrides) -> None:
+    """Raise `ContractError` for values that the chart would reject.
 
-    The line is that of the contract, or the name of the user's own file.
+    An issue is located in the contract, or in the file under overrides/ that sets the value.
     """
     chart = f"charts/{facts.name}"
     validator = jsonschema_rs.validator_for(json.loads(files[f"{chart}/values.schema.json"]))
-    defaults = _loaded(files[f"{chart}/values.yaml"])
-    names = {env.name for env in facts.environments}
-    faults = [
-        Issue(f"overrides/values.{name}.yaml", 1, "document", f"no such environment: {name}")
-        for name in own.values
-        if name is not None and name not in names
-    ]
+    defaults = _load(files[f"{chart}/values.yaml"])
+    issues = [*_unknown_environments(facts, overrides)]
     for env in facts.environments:
-        values = merged(defaults, _loaded(files[f"{chart}/environments/{env.name}.yaml"]))
+        values = merged(defaults, _load(files[f"{chart}/environments/{env.name}.yaml"]))
         for error in validator.iter_errors(values):
-            for place, reason in _causes(error):
-                faults += _fault(contract, env, own, place, reason)
-    if faults:
-        raise ContractError(faults)
+            issues += [_issue(contract, env, overrides, *violation) for violation in _causes(error)]
+    if issues:
+        raise ContractError(issues)
 
 
-def _loaded(text: str) -> Any:
+def _load(text: str) -> Any:
     return yaml.load(text, Loader=yaml.CSafeLoader)
 
 
+def _unknown_environments(facts: Facts, overrides: Overrides) -> Iterator[Issue]:
+    names = [env.name for env in facts.environments]
+    for name in overrides.values:
+        if name is not None and name not in names:
+            reason = f"unknown environment {name!r}. The contract defines {', '.join(names)}"
+            yield Issue(values_file(name), 1, "document", reason)
+
+
 def _causes(error: Any) -> Iterator[Violation]:
-    place = tuple(error.instance_path)
+    node = tuple(error.instance_path)
     if error.kind.name == "additionalProperties":
         for key in error.kind.unexpected:
-            yield (*place, key), "the chart knows no such value"
+            yield (*node, key), "unknown value. The chart's values.schema.json lists every value"
     else:
-        yield place, error.message
+        yield node, error.message
 
 
-def _fault(
-    contract: Contract, env: Environment, own: Overrides, place: NodePath, reason: str
-) -> list[Issue]:
-    for name, file in ((env.name, f"values.{env.name}.yaml"), (None, "values.yaml")):
-        if _holds(own.values.get(name, {}), place):
-            return [Issue(f"overrides/{file}", 1, format_path(place), reason)]
-    return list(fault(contract, [((*env.place, "values", *place), reason)]).issues)
+def _issue(
+    contract: Contract, env: Environment, overrides: Overrides, node: NodePath, reason: str
+) -> Issue:
+    """Return the issue, located in the file that has the last say on the value."""
+    for environment in (env.name, None):
+        if _contains(overrides.values.get(environment, {}), node):
+            return Issue(values_file(environment), 1, format_path(node), reason)
+    return contract.issue((*env.node, "values", *node), reason)
 
 
-def _holds(values: Any, place: NodePath) -> bool:
-    for key in place:
+def _contains(values: Any, node: NodePath) -> bool:
+    for key in node:
+        if isinstance(values, list):  # which replaces a list below it as a whole
+            return True
         if not isinstance(values, Mapping) or key not in values:
             return False
         values = values[key]

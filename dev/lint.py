@@ -1,9 +1,11 @@
-"""`python -m dev.lint`: what a contract should be beyond what it must be to be served.
+"""`python -m dev.lint`: rules for a contract that is safe and pleasant to use.
 
-`openapi.rules` refuses what cannot be served; these rules refuse what would be served badly: an
-id that can be guessed, a list without end, a 401 that does not say how, a tenant without a token.
+`openapi.rules` rejects what cannot be served. These rules reject what would be served badly: ids
+that can be guessed, lists without pages, a 401 that does not name its scheme, a tenant's
+operation without a token.
 """
 
+import argparse
 import re
 import sys
 from collections.abc import Iterator
@@ -16,8 +18,10 @@ from openapi.contract import Contract, ContractError, Issue, Operation
 from openapi.documents import NodePath, list_at, mapping_at
 from openapi.yaml_loader import display
 
-# RFC 9110 (11.6.1 and 10.2.3) and RFC 6585 (section 4).
-HEADERS = {
+Violation = tuple[NodePath, str]  # the path of a node, and what is wrong with it
+
+# RFC 9110, sections 11.6.1 and 10.2.3; RFC 6585, section 4.
+REQUIRED_HEADERS = {
     "401": ["WWW-Authenticate"],
     "429": ["Retry-After", "RateLimit", "RateLimit-Policy"],
     "503": ["Retry-After"],
@@ -25,96 +29,115 @@ HEADERS = {
 IDEMPOTENCY_HEADER = "idempotency-key"
 
 
-def lint(checked: Contract) -> list[Issue]:
-    """Return what is wrong, by line."""
-    found: list[tuple[NodePath, str]] = [*_servers(checked)]
-    for operation in checked.operations.values():
-        place: NodePath = ("paths", operation.path, operation.method)
-        for below, reason in _operation(checked, operation):
-            found.append(((*place, *below), reason))
-    return sorted(checked.issue(place, reason) for place, reason in found)
+def lint(loaded: Contract) -> list[Issue]:
+    """Return every issue of a contract that `openapi.contract` accepts, ordered by line."""
+    violations = list(_servers(loaded.document))
+    for operation in loaded.operations.values():
+        path: NodePath = ("paths", operation.path, operation.method)
+        for relative_path, reason in _operation(loaded, operation):
+            violations.append(((*path, *relative_path), reason))
+    return sorted(loaded.issue(path, reason) for path, reason in violations)
 
 
-def _operation(checked: Contract, operation: Operation) -> Iterator[tuple[NodePath, str]]:
-    claim = checked.tenant.get("claim")
-    ids = re.findall(r"\{([^{}]+)\}", operation.path)
-    if claim in ids and not operation.security:
-        yield ("security",), f"`{claim}` in the path names a tenant: a token is needed"
+def _operation(loaded: Contract, operation: Operation) -> Iterator[Violation]:
+    """Yield the violations of an operation, with paths relative to it."""
+    claim = loaded.tenant.get("claim")
+    path_parameters = re.findall(r"\{([^{}]+)\}", operation.path)
+    if claim in path_parameters and not operation.security:
+        yield ("security",), f"`{claim}` in the path names a tenant: require a token"
     for parameter in operation.parameters:
         schema = parameter.get("schema", {})
         if parameter["in"] == "path" and schema.get("format") != "uuid" and "enum" not in schema:
-            yield (), f"path parameter `{parameter['name']}` is no uuid: others can be guessed"
-    for code, names in HEADERS.items():
-        if (answer := operation.responses.get(code)) is not None:
-            for name in names:
-                if not _has_header(answer, name.lower()):
-                    yield ("responses", code), f"{code} without the header {name}"
-    yield from _media(("requestBody",), operation.body or {}, "the body")
-    for code, answer in operation.responses.items():
-        if code.startswith("2"):
-            yield from _media(("responses", code), answer, code)
-            if code == "201" and not _has_header(answer, "location") and ids:
-                yield ("responses", code), "201 without the header Location (RFC 9110, 15.3.2)"
+            reason = "is neither a uuid nor an enum: clients can guess other values"
+            yield (), f"path parameter `{parameter['name']}` {reason}"
+    yield from _responses(operation, has_path_parameters=bool(path_parameters))
+    yield from _examples(("requestBody",), operation.body or {}, "the request body")
     yield from _lists(operation)
     if operation.method == "post" and operation.security and "201" in operation.responses:
-        yield from _keys(operation)
+        yield from _idempotency(operation)
 
 
-def _media(place: NodePath, holder: dict[str, Any], what: str) -> Iterator[tuple[NodePath, str]]:
-    for kind, media in holder.get("content", {}).items():
-        if not {"example", "examples"} & media.keys():
-            yield (*place, "content", kind), f"{what} has no example"
+def _responses(operation: Operation, *, has_path_parameters: bool) -> Iterator[Violation]:
+    for code, response in operation.responses.items():
+        for name in REQUIRED_HEADERS.get(code, ()):
+            if not _has_header(response, name):
+                yield ("responses", code), f"response {code} does not declare the header {name}"
+        if code.startswith("2"):
+            yield from _examples(("responses", code), response, f"response {code}")
+        if code == "201" and has_path_parameters and not _has_header(response, "Location"):
+            reason = "response 201 does not declare the header Location (RFC 9110, section 15.3.2)"
+            yield ("responses", code), reason
 
 
-def _lists(operation: Operation) -> Iterator[tuple[NodePath, str]]:
-    names = {parameter["name"] for parameter in operation.parameters if parameter["in"] == "query"}
-    for code, answer in operation.responses.items():
-        schema = answer.get("content", {}).get("application/json", {}).get("schema", {})
+def _examples(path: NodePath, node: dict[str, Any], name: str) -> Iterator[Violation]:
+    for media_type, content in node.get("content", {}).items():
+        if not {"example", "examples"} & content.keys():
+            yield (*path, "content", media_type), f"{name} has no example"
+
+
+def _lists(operation: Operation) -> Iterator[Violation]:
+    accepted = {
+        parameter["name"] for parameter in operation.parameters if parameter["in"] == "query"
+    }
+    for code, response in operation.responses.items():
+        schema = response.get("content", {}).get("application/json", {}).get("schema", {})
         items = schema.get("properties", {}).get("items", {})
         if code.startswith("2") and "array" in (schema.get("type"), items.get("type")):
-            for missing in sorted({"limit", "cursor"} - names):
-                yield (), f"answers with a list and has no parameter `{missing}`"
+            for name in sorted({"limit", "cursor"} - accepted):
+                yield (), f"returns a list but does not accept the parameter `{name}`"
 
 
-def _keys(operation: Operation) -> Iterator[tuple[NodePath, str]]:
-    """What makes something must be safe to send again."""
-    if not any(
-        p["in"] == "header" and p["name"].lower() == IDEMPOTENCY_HEADER
-        for p in operation.parameters
-    ):
-        yield (), "makes something and takes no Idempotency-Key: a retry would make it twice"
+def _idempotency(operation: Operation) -> Iterator[Violation]:
+    """Creating a resource must be safe to retry."""
+    headers = [p["name"].lower() for p in operation.parameters if p["in"] == "header"]
+    if IDEMPOTENCY_HEADER not in headers:
+        yield (
+            (),
+            "creates a resource but does not accept Idempotency-Key: a retry would create it twice",
+        )
         return
     for code in ("409", "422"):
         if code not in operation.responses:
-            yield ("responses",), f"takes an Idempotency-Key and declares no {code}"
+            yield ("responses",), f"accepts Idempotency-Key but does not declare response {code}"
 
 
-def _has_header(answer: dict[str, Any], name: str) -> bool:
-    return name in {header.lower() for header in answer.get("headers", {})}
+def _has_header(response: dict[str, Any], name: str) -> bool:
+    return name.lower() in {header.lower() for header in response.get("headers", {})}
 
 
-def _servers(checked: Contract) -> Iterator[tuple[NodePath, str]]:
-    for n, server in enumerate(list_at(checked.document, "servers")):
-        place = urlsplit(str(mapping_at(server).get("url", "")))
-        exposed = mapping_at(server, "x-environment").get("exposure", "none") != "none"
-        local = (place.hostname or "").rsplit(".", 1)[-1] == "localhost"
-        if exposed and place.scheme != "https" and not local:
-            yield ("servers", n, "url"), "exposed without TLS: tokens could be read on the way"
+def _servers(document: dict[str, Any]) -> Iterator[Violation]:
+    for n, server in enumerate(list_at(document, "servers")):
+        url = urlsplit(str(mapping_at(server).get("url", "")))
+        is_exposed = mapping_at(server, "x-environment").get("exposure", "none") != "none"
+        is_local = (url.hostname or "").rsplit(".", 1)[-1] == "localhost"
+        if is_exposed and url.scheme != "https" and not is_local:
+            yield ("servers", n, "url"), "is exposed without TLS: tokens can be read in transit"
 
 
 def main(arguments: list[str]) -> int:
-    """Lint the contract named, or ours: print the faults and return 1, or one line and 0."""
-    file = Path(arguments[0]) if arguments else contract.DEFAULT
+    """Print one line per issue; return 1 if there are any, else 0."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dev.lint",
+        description="Check a contract against rules beyond those that it must follow to be served.",
+    )
+    parser.add_argument(
+        "contract",
+        type=Path,
+        nargs="?",
+        metavar="FILE",
+        help="contract to check, without its handlers; default: openapi/openapi.yaml and handlers/",
+    )
+    file = parser.parse_args(arguments).contract
     try:
-        found = lint(contract.load(file, contract.DEFAULT_HANDLERS if not arguments else None))
+        issues = lint(contract.load(file, None) if file else contract.load())
     except ContractError as error:
         print(error, file=sys.stderr)
         return 1
-    for fault in found:
-        print(fault, file=sys.stderr)
-    if not found:
-        print(f"{display(file)}: 0 findings")
-    return 1 if found else 0
+    for issue in issues:
+        print(issue, file=sys.stderr)
+    if not issues:
+        print(f"{display(file or contract.DEFAULT)}: 0 issues")
+    return 1 if issues else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""`python -m dev.public_contract`: print the contract as clients are served it."""
+"""`python -m dev.public_contract`: print the contract as the service publishes it to clients."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from openapi.contract import ContractError
 
 
 def main() -> int:
-    """Print JSON and return 0, or the faults and 1."""
+    """Print the contract as JSON and return 0, or print its issues and return 1."""
     try:
         document = contract.public_document(contract.load())
     except ContractError as error:

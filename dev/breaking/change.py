@@ -1,51 +1,95 @@
-"""What a change is, its three classes, and the two contracts that it is between."""
+"""A change between two contracts, and what a comparison of them keeps track of."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 from openapi.documents import NodePath, locate, mapping_at
 
-SAFE, BREAKING, SECURITY = "safe", "breaking", "security-breaking"
+
+class Severity(StrEnum):
+    """How much harm a change does."""
+
+    SAFE = "safe"
+    BREAKING = "breaking"
+    SECURITY_BREAKING = "security-breaking"
+
+
+class Concern(StrEnum):
+    """Who or what a change affects."""
+
+    CLIENTS = "clients"
+    POLICIES = "policies"
+    MANIFESTS = "manifests"
 
 
 @dataclass(frozen=True)
 class Change:
-    """One change; `gone` says that `place` is one of the old contract, since the new has it not.
+    """One change, with the reason why it matters.
 
-    `concerns` is clients, policies or manifests.
+    If `is_removed`, then `path` is a path of the old contract: the new one does not have it.
     """
 
-    kind: str
-    concerns: str
-    place: NodePath
-    what: str
+    severity: Severity
+    concern: Concern
+    path: NodePath
+    summary: str
     reason: str
-    gone: bool = False
+    is_removed: bool
 
 
-def safe(place: NodePath, concerns: str, what: str, reason: str, gone: bool = False) -> Change:
-    return Change(SAFE, concerns, place, what, reason, gone)
+def safe(
+    path: NodePath,
+    summary: str,
+    reason: str,
+    *,
+    concern: Concern = Concern.CLIENTS,
+    removed: bool = False,
+) -> Change:
+    """Return a change that breaks nothing."""
+    return Change(Severity.SAFE, concern, path, summary, reason, removed)
 
 
-def breaking(place: NodePath, concerns: str, what: str, reason: str, gone: bool = False) -> Change:
-    return Change(BREAKING, concerns, place, what, reason, gone)
+def breaking(
+    path: NodePath,
+    summary: str,
+    reason: str,
+    *,
+    concern: Concern = Concern.CLIENTS,
+    removed: bool = False,
+) -> Change:
+    """Return a change after which something that worked fails."""
+    return Change(Severity.BREAKING, concern, path, summary, reason, removed)
 
 
-def security(place: NodePath, concerns: str, what: str, reason: str, gone: bool = False) -> Change:
-    return Change(SECURITY, concerns, place, what, reason, gone)
+def security_breaking(
+    path: NodePath,
+    summary: str,
+    reason: str,
+    *,
+    concern: Concern = Concern.CLIENTS,
+    removed: bool = False,
+) -> Change:
+    """Return a change after which something that was rejected or hidden no longer is."""
+    return Change(Severity.SECURITY_BREAKING, concern, path, summary, reason, removed)
 
 
 @dataclass(frozen=True)
-class Pair:
-    """Both contracts, whole."""
+class Comparison:
+    """The two contracts that are compared.
+
+    `shared` is an ordered set, filled on the way: (`$ref`, is_request) of every schema that both
+    contracts refer to by the same `$ref`. Each is compared once, at its definition.
+    """
 
     old: dict[str, Any]
     new: dict[str, Any]
+    shared: dict[tuple[str, bool], None] = field(default_factory=dict)
 
 
-def mapping_below(document: Any, place: NodePath) -> dict[str, Any]:
-    """Return the mapping at `place`, or an empty one where there is none."""
-    for key in place:
+def mapping_below(document: Any, path: NodePath) -> dict[str, Any]:
+    """Return the mapping at `path`, or an empty one if there is none."""
+    for key in path:
         try:
             document = document[key]
         except (LookupError, TypeError):
@@ -53,9 +97,19 @@ def mapping_below(document: Any, place: NodePath) -> dict[str, Any]:
     return mapping_at(document)
 
 
-def resolve_ref(document: Any, ref: str) -> Any:
-    """Return what a `$ref` names, or an empty mapping where it leads nowhere."""
+def as_number(value: Any) -> float | None:
+    """Return `value` if it is a number, else None."""
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def locate_ref(document: Any, ref: str) -> tuple[NodePath, Any]:
+    """Return the path and the node that `ref` names: the root's path and {} if it dangles."""
     try:
-        return locate(document, ref)[1]
+        return locate(document, ref)
     except LookupError:
-        return {}
+        return (), {}
+
+
+def join_values(values: list[Any]) -> str:
+    """Return values for a summary: `a`, `b`."""
+    return ", ".join(f"`{value}`" for value in values)

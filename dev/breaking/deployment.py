@@ -1,42 +1,60 @@
-"""What changes for the manifests: the service and its environments."""
+"""Changes of the deployment: the service and its environments."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
-from dev.breaking.change import Change, Pair, breaking, safe, security
+from dev.breaking import change
+from dev.breaking.change import Change, Comparison, Concern
 from openapi.documents import NodePath, list_at, mapping_at
 
+safe = partial(change.safe, concern=Concern.MANIFESTS)
+breaking = partial(change.breaking, concern=Concern.MANIFESTS)
+security_breaking = partial(change.security_breaking, concern=Concern.MANIFESTS)
 
-def service(pair: Pair) -> Iterator[Change]:
-    old, new = mapping_at(pair.old, "x-service"), mapping_at(pair.new, "x-service")
+DEFAULTS = {"exposure": "none"}  # of x-environment, as far as they matter here
+
+
+def service_changes(comparison: Comparison) -> Iterator[Change]:
+    """Yield the changes of `x-service`."""
+    old, new = mapping_at(comparison.old, "x-service"), mapping_at(comparison.new, "x-service")
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) == new.get(key):
             continue
-        here: NodePath = ("x-service", key)
+        path: NodePath = ("x-service", key)
+        summary, removed = _summary(key, old, new), key not in new
         if key == "source":
-            reason = "who writes there decides what runs in the cluster"
-            yield security(here, "manifests", "another source", reason, key not in new)
+            reason = "whoever can write there decides what runs in the cluster"
+            yield security_breaking(path, summary, reason, removed=removed)
         elif key in ("name", "port", "image"):
-            yield breaking(here, "manifests", f"another {key}", "running releases are replaced")
+            yield breaking(path, summary, "running releases are replaced", removed=removed)
         else:
-            yield safe(here, "manifests", f"another {key}", "the manifests follow", key not in new)
+            yield safe(path, summary, "the generated manifests follow", removed=removed)
 
 
-def servers(pair: Pair) -> Iterator[Change]:
-    old, new = _environments(pair.old), _environments(pair.new)
-    for name, (place, _) in old.items():
+def environment_changes(comparison: Comparison) -> Iterator[Change]:
+    """Yield the changes of the environments, which are matched by name."""
+    old, new = _environments(comparison.old), _environments(comparison.new)
+    for name, (path, _) in old.items():
         if name not in new:
-            yield breaking(
-                place, "manifests", f"environment {name} is gone", "its release goes", True
-            )
-    for name, (place, server) in new.items():
+            summary = f"environment `{name}` removed"
+            yield breaking(path, summary, "its release is deleted", removed=True)
+    for name, (path, server) in new.items():
         if name not in old:
-            yield safe(place, "manifests", f"a new environment {name}", "nothing runs there yet")
+            yield safe(path, f"environment `{name}` added", "nothing runs there yet")
         else:
-            yield from _environment(place, name, old[name][1], server)
+            before, after = old[name][1], server
+            yield from _url_changes(path, name, str(before.get("url")), str(after.get("url")))
+            yield from _setting_changes(
+                (*path, "x-environment"),
+                name,
+                DEFAULTS | mapping_at(before, "x-environment"),
+                DEFAULTS | mapping_at(after, "x-environment"),
+            )
 
 
 def _environments(document: Any) -> dict[str, tuple[NodePath, dict[str, Any]]]:
+    """Return path and server of each environment, by its name; a server without one by its URL."""
     return {
         str(mapping_at(server, "x-environment").get("name", server.get("url"))): (
             ("servers", n),
@@ -47,38 +65,49 @@ def _environments(document: Any) -> dict[str, tuple[NodePath, dict[str, Any]]]:
     }
 
 
-def _environment(place: NodePath, name: str, old: Any, new: Any) -> Iterator[Change]:
-    was, now = str(old.get("url")), str(new.get("url"))
-    if was.startswith("https:") and not now.startswith("https:"):
-        yield security((*place, "url"), "manifests", f"{name} without TLS", "tokens are readable")
-    elif was != now:
-        yield breaking(
-            (*place, "url"), "manifests", f"{name} at another URL", "clients call the old"
-        )
-    before, after = mapping_at(old, "x-environment"), mapping_at(new, "x-environment")
-    for key in sorted(before.keys() | after.keys()):
-        if before.get(key) == after.get(key):
+def _url_changes(path: NodePath, name: str, before: str, after: str) -> Iterator[Change]:
+    here = (*path, "url")
+    if before.startswith("https:") and not after.startswith("https:"):
+        summary = f"environment `{name}` no longer uses TLS"
+        yield security_breaking(here, summary, "tokens can be read in transit")
+    elif before != after:
+        summary = f"URL of environment `{name}` changed from {before} to {after}"
+        yield breaking(here, summary, "clients still call the old URL")
+
+
+def _setting_changes(
+    path: NodePath, name: str, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Iterator[Change]:
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) == new.get(key):
             continue
-        here = (*place, "x-environment", key)
-        if key == "exposure" and before.get(key) == "none":
-            yield security(here, "manifests", f"{name} is exposed", "the outside reaches it")
-        elif key == "docs" and after.get(key):
-            yield security(here, "manifests", f"{name} shows its docs", "anyone may read them")
-        elif key == "postgres" and _wider(before.get(key), after.get(key)):
-            yield security(
-                here, "manifests", f"{name} may reach more networks", "so may an intruder"
-            )
+        here = (*path, key)
+        summary, removed = f"environment `{name}`: {_summary(key, old, new)}", key not in new
+        if key == "exposure" and old.get(key) == "none":
+            reason = "the service becomes reachable from outside the cluster"
+            yield security_breaking(here, summary, reason)
+        elif key == "docs" and new.get(key):
+            summary = f"environment `{name}` now serves the API documentation"
+            yield security_breaking(here, summary, "anyone can read it")
+        elif key == "postgres" and not _networks(new) <= _networks(old):
+            summary = f"environment `{name}` can reach more networks"
+            yield security_breaking(here, summary, "so can an intruder in a pod")
         elif key in ("exposure", "namespace", "cluster"):
-            yield breaking(here, "manifests", f"another {key} of {name}", "its release moves")
+            yield breaking(here, summary, "its release moves", removed=removed)
         else:
-            yield safe(
-                here,
-                "manifests",
-                f"another {key} of {name}",
-                "the manifests follow",
-                key not in after,
-            )
+            yield safe(here, summary, "the generated manifests follow", removed=removed)
 
 
-def _wider(old: Any, new: Any) -> bool:
-    return not set(list_at(new, "networks")) <= set(list_at(old, "networks"))
+def _summary(key: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    before, after = old.get(key), new.get(key)
+    if key not in new:
+        return f"{key} removed"
+    if key not in old:
+        return f"{key} added"
+    if isinstance(before, dict | list) or isinstance(after, dict | list):
+        return f"{key} changed"
+    return f"{key} changed from `{before}` to `{after}`"
+
+
+def _networks(environment: Mapping[str, Any]) -> set[str]:
+    return {str(network) for network in list_at(environment.get("postgres"), "networks")}

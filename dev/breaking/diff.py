@@ -1,69 +1,73 @@
-"""What changes between two contracts, and whether that is safe, breaking or security-breaking.
+"""All changes between two contracts, and which of them the new contract acknowledges.
 
-Pure: nothing here knows of files, revisions or lines. Objects behind a `$ref` are compared once,
-where they stand, as what clients send, what they are answered with, or both.
+Pure: nothing here knows about files, git revisions or lines. A schema behind a `$ref` is compared
+once, at its definition: as part of requests, of responses, or both.
 """
 
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
-from dev.breaking.change import Change, Pair, mapping_below, resolve_ref, safe
-from dev.breaking.deployment import servers, service
-from dev.breaking.operations import operations
-from dev.breaking.schemas import Shared, schema_changes
-from dev.breaking.security import schemes
-from openapi.documents import METHODS, NodePath, locate, mapping_at
-
-__all__ = ["Change", "Pair", "acknowledged", "compare"]
+from dev.breaking.change import Change, Comparison, locate_ref, mapping_below, safe
+from dev.breaking.deployment import environment_changes, service_changes
+from dev.breaking.operations import operation_changes
+from dev.breaking.schemas import schema_changes
+from dev.breaking.security import scheme_changes
+from openapi.documents import METHODS, NodePath, mapping_at
 
 ACKNOWLEDGE = "x-acknowledge"
 
 
 def compare(old: dict[str, Any], new: dict[str, Any]) -> list[Change]:
-    """Return every change, in the order of its place; words for people alone are left out."""
-    pair = Pair(old, new)
-    shared: Shared = {}
-    found = list(
-        chain(operations(pair, shared), schemes(pair), service(pair), servers(pair), _root(pair))
+    """Return every change, ordered by path; titles, descriptions and examples do not count."""
+    comparison = Comparison(old, new)
+    changes = list(
+        chain(
+            operation_changes(comparison),
+            scheme_changes(comparison),
+            service_changes(comparison),
+            environment_changes(comparison),
+            _version_changes(comparison),
+        )
     )
-    done: set[tuple[str, bool]] = set()
-    while waiting := [key for key in shared if key not in done]:
-        for ref, sent in waiting:
-            done.add((ref, sent))
-            place, schema = locate(new, ref)
-            found += schema_changes(place, resolve_ref(old, ref), schema, sent, pair, shared)
-    return sorted(dict.fromkeys(found), key=lambda change: [str(part) for part in change.place])
+    compared: set[tuple[str, bool]] = set()
+    while remaining := [key for key in comparison.shared if key not in compared]:
+        for ref, is_request in remaining:
+            compared.add((ref, is_request))
+            path, after = locate_ref(new, ref)
+            _, before = locate_ref(old, ref)
+            changes += schema_changes(path, before, after, comparison, is_request=is_request)
+    return sorted(dict.fromkeys(changes), key=lambda change: [str(part) for part in change.path])
 
 
-def acknowledged(change: Change, pair: Pair) -> str | None:
-    """Return why a change is meant: the `x-acknowledge` of the nearest that can carry one.
+def acknowledgement(change: Change, old: dict[str, Any], new: dict[str, Any]) -> str | None:
+    """Return the reason that the new contract gives for a change, or None.
 
-    Only one that came, or changed, together with the change counts: else it would cover all that
-    is done there later. The root's covers what nothing below it can carry.
+    It comes from the `x-acknowledge` of the nearest node that can have one; the root's covers only
+    what no node below it can acknowledge. One that the old contract has already does not count: it
+    would cover every later change of the same node.
     """
-    holders = [place for place in _above(change.place) if _can_carry(place, pair.new)]
-    for place in holders or [()]:
-        words = mapping_below(pair.new, place).get(ACKNOWLEDGE)
-        if words is not None and words != mapping_below(pair.old, place).get(ACKNOWLEDGE):
-            return str(mapping_at(words).get("reason", ""))
+    ancestors = [change.path[:length] for length in range(len(change.path), 0, -1)]
+    for path in [path for path in ancestors if _can_acknowledge(path, new)] or [()]:
+        acknowledged = mapping_below(new, path).get(ACKNOWLEDGE)
+        if acknowledged is not None and acknowledged != mapping_below(old, path).get(ACKNOWLEDGE):
+            return str(mapping_at(acknowledged).get("reason", ""))
     return None
 
 
-def _above(place: NodePath) -> list[NodePath]:
-    return [place[:n] for n in range(len(place), 0, -1)]
+def _can_acknowledge(path: NodePath, document: Any) -> bool:
+    if not mapping_below(document, path):
+        return False
+    if path[0] == "paths":
+        return len(path) == 2 or (len(path) == 3 and path[2] in METHODS)
+    is_schema = path[:2] == ("components", "schemas") and len(path) >= 3
+    return is_schema and (len(path) == 3 or path[-2] == "properties")
 
 
-def _can_carry(place: NodePath, document: Any) -> bool:
-    node = mapping_below(document, place)
-    if place[0] == "paths":
-        depth = len(place)
-        return bool(node) and (depth == 2 or (depth == 3 and place[2] in METHODS))
-    is_schema = place[:2] == ("components", "schemas") and len(place) >= 3
-    return is_schema and bool(node) and (len(place) == 3 or place[-2] == "properties")
-
-
-def _root(pair: Pair) -> Iterator[Change]:
-    was, now = (mapping_at(d, "info").get("version") for d in (pair.old, pair.new))
-    if was != now:
-        yield safe(("info", "version"), "clients", f"version {was} is {now} now", "it says so")
+def _version_changes(comparison: Comparison) -> Iterator[Change]:
+    before, after = (
+        mapping_at(document, "info").get("version") for document in (comparison.old, comparison.new)
+    )
+    if before != after:
+        summary = f"version changed from {before} to {after}"
+        yield safe(("info", "version"), summary, "only a higher major version may break anything")

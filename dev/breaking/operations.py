@@ -1,156 +1,183 @@
-"""What changes between the operations of two contracts, for who calls them."""
+"""Changes between the operations of two contracts: parameters, bodies and responses."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dev.breaking.change import Change, Pair, breaking, resolve_ref, safe, security
-from dev.breaking.extensions import inherited
-from dev.breaking.schemas import Shared, schema_changes
-from dev.breaking.security import required_of, requirements
-from openapi.documents import NodePath, each_operation, list_at, locate, mapping_at, resolve
+from dev.breaking.change import (
+    Change,
+    Comparison,
+    breaking,
+    locate_ref,
+    safe,
+    security_breaking,
+)
+from dev.breaking.extensions import inherited_changes, own_changes
+from dev.breaking.schemas import schema_changes
+from dev.breaking.security import requirement_changes, requirements_of
+from openapi.documents import NodePath, each_operation, list_at, mapping_at, resolve
+
+Parameters = dict[tuple[str, str], tuple[NodePath, dict[str, Any]]]  # by (name, in)
 
 
-def operations(pair: Pair, shared: Shared) -> Iterator[Change]:
-    old, new = _by_place(pair.old), _by_place(pair.new)
-    for place in old.keys() - new.keys():
-        yield breaking(
-            place, "clients", "the operation is gone", "its callers get 404 or 405", True
-        )
-    for place in new.keys() - old.keys():
-        if required_of(pair.new, new[place]):
-            yield safe(place, "clients", "a new operation", "nobody calls it yet")
+def operation_changes(comparison: Comparison) -> Iterator[Change]:
+    """Yield the changes of all operations, and of the x- keys that they inherit."""
+    old, new = _operations(comparison.old), _operations(comparison.new)
+    for path in old.keys() - new.keys():
+        yield breaking(path, "operation removed", "its callers get 404 or 405", removed=True)
+    for path in new.keys() - old.keys():
+        if requirements_of(comparison.new, new[path]):
+            yield safe(path, "operation added", "no client calls it yet")
         else:
-            yield security(
-                place, "clients", "a new public operation", "anyone may call it without a token"
-            )
-    for place in old.keys() & new.keys():
-        yield from _operation(place, pair, old[place], new[place], shared)
-    yield from inherited((), pair)
-    for path in mapping_at(pair.old, "paths").keys() & mapping_at(pair.new, "paths").keys():
-        yield from inherited(("paths", path), pair)
+            reason = "anyone can call it without a token"
+            yield security_breaking(path, "public operation added", reason)
+    for path in old.keys() & new.keys():
+        yield from _changes_of_one(path, old[path], new[path], comparison)
+    yield from inherited_changes((), comparison)
+    old_paths, new_paths = (mapping_at(side, "paths") for side in (comparison.old, comparison.new))
+    for url_path in old_paths.keys() & new_paths.keys():
+        yield from inherited_changes(("paths", url_path), comparison)
 
 
-def _by_place(document: Any) -> dict[NodePath, dict[str, Any]]:
-    return {place: operation for place, _, operation in each_operation(document)}
+def _operations(document: Any) -> dict[NodePath, dict[str, Any]]:
+    return {path: operation for path, _, operation in each_operation(document)}
 
 
-def _operation(place: NodePath, pair: Pair, old: Any, new: Any, shared: Shared) -> Iterator[Change]:
-    if old.get("operationId") != new.get("operationId"):
-        yield breaking(
-            (*place, "operationId"), "clients", "another operationId", "generated clients rename it"
-        )
-    yield from requirements(place, required_of(pair.old, old), required_of(pair.new, new))
-    yield from _parameters(place, pair, shared)
-    yield from _body(place, pair, old, new, shared)
-    yield from _responses(place, pair, old, new, shared)
-    yield from inherited(place, pair)
+def _changes_of_one(
+    path: NodePath, old: Mapping[str, Any], new: Mapping[str, Any], comparison: Comparison
+) -> Iterator[Change]:
+    before, after = old.get("operationId"), new.get("operationId")
+    if before != after:
+        summary = f"operationId changed from `{before}` to `{after}`"
+        reason = "generated clients rename the function"
+        yield breaking((*path, "operationId"), summary, reason)
+    yield from requirement_changes(
+        path, requirements_of(comparison.old, old), requirements_of(comparison.new, new)
+    )
+    yield from _parameter_changes(path, comparison)
+    yield from _body_changes((*path, "requestBody"), old, new, comparison)
+    yield from _response_changes((*path, "responses"), old, new, comparison)
+    yield from inherited_changes(path, comparison)
+    yield from own_changes(path, old, new)
 
 
-def _parameters(place: NodePath, pair: Pair, shared: Shared) -> Iterator[Change]:
-    old, new = _declared(pair.old, place), _declared(pair.new, place)
-    for name, (where, _) in old.items():
-        if name not in new:
-            what = f"parameter {name[0]} is gone"
-            yield breaking(where, "clients", what, "a request that sends it gets 400", True)
-    for name, (where, parameter) in new.items():
-        if name not in old:
-            if parameter.get("required"):
-                what = f"a new parameter {name[0]} that is required"
-                yield breaking(where, "clients", what, "requests without it get 400")
+def _parameter_changes(operation_path: NodePath, comparison: Comparison) -> Iterator[Change]:
+    old = _parameters(comparison.old, operation_path)
+    new = _parameters(comparison.new, operation_path)
+    for (name, location), (path, _) in old.items():
+        if (name, location) not in new:
+            reason = "requests that send it get 400"
+            yield breaking(path, f"parameter `{name}` removed", reason, removed=True)
+    for (name, location), (path, parameter) in new.items():
+        is_required = bool(parameter.get("required"))
+        if (name, location) not in old:
+            if is_required:
+                summary = f"required parameter `{name}` added"
+                yield breaking(path, summary, "requests without it get 400")
             else:
-                yield safe(where, "clients", f"a new parameter {name[0]}", "it may be left out")
+                yield safe(path, f"optional parameter `{name}` added", "clients can omit it")
             continue
-        before = old[name][1]
-        if parameter.get("required") and not before.get("required"):
-            what = f"parameter {name[0]} is required now"
-            yield breaking(where, "clients", what, "requests without it get 400")
-        elif before.get("required") and not parameter.get("required"):
-            yield safe(
-                where, "clients", f"parameter {name[0]} may be left out", "it may still come"
-            )
-        was, now = before.get("schema", {}), parameter.get("schema", {})
-        yield from schema_changes((*where, "schema"), was, now, True, pair, shared)
+        _, before = old[name, location]
+        if is_required and not before.get("required"):
+            summary = f"parameter `{name}` is now required"
+            yield breaking(path, summary, "requests without it get 400")
+        elif before.get("required") and not is_required:
+            summary = f"parameter `{name}` is now optional"
+            yield safe(path, summary, "clients can still send it")
+        schema_before, schema_after = before.get("schema", {}), parameter.get("schema", {})
+        yield from schema_changes(
+            (*path, "schema"), schema_before, schema_after, comparison, is_request=True
+        )
 
 
-def _declared(
-    document: Any, place: NodePath
-) -> dict[tuple[str, str], tuple[NodePath, dict[str, Any]]]:
-    """Return the parameters by (name, in), each where it stands once its `$ref` is followed."""
-    _, path, method = place
-    item = mapping_at(document, "paths", str(path))
-    found = {}
-    for owner, node in ((place[:-1], item), (place, mapping_at(item, str(method)))):
-        for n, entry in enumerate(list_at(node, "parameters")):
-            where: NodePath = (*owner, "parameters", n)
+def _parameters(document: Any, operation_path: NodePath) -> Parameters:
+    """Return the parameters of an operation, each with the path of its definition."""
+    _, url_path, method = operation_path
+    item = mapping_at(document, "paths", str(url_path))
+    parameters: Parameters = {}
+    for owner_path, owner in (
+        (operation_path[:-1], item),
+        (operation_path, mapping_at(item, str(method))),
+    ):
+        for n, entry in enumerate(list_at(owner, "parameters")):
+            path: NodePath = (*owner_path, "parameters", n)
             ref = mapping_at(entry).get("$ref")
             if isinstance(ref, str):
-                where = locate(document, ref)[0] if resolve_ref(document, ref) else where
+                path = locate_ref(document, ref)[0] or path
             parameter = resolve(document, entry)
-            found[str(parameter.get("name")), str(parameter.get("in"))] = where, parameter
-    return found
+            parameters[str(parameter.get("name")), str(parameter.get("in"))] = path, parameter
+    return parameters
 
 
-def _body(place: NodePath, pair: Pair, old: Any, new: Any, shared: Shared) -> Iterator[Change]:
-    here = (*place, "requestBody")
-    before = resolve(pair.old, old.get("requestBody"))
-    after = resolve(pair.new, new.get("requestBody"))
+def _body_changes(
+    path: NodePath, old: Mapping[str, Any], new: Mapping[str, Any], comparison: Comparison
+) -> Iterator[Change]:
+    before = resolve(comparison.old, old.get("requestBody"))
+    after = resolve(comparison.new, new.get("requestBody"))
+    was_required, is_required = bool(before.get("required")), bool(after.get("required"))
     if before and not after:
-        yield breaking(here, "clients", "the body is gone", "what callers send is not read", True)
-    if after and not before:
-        if after.get("required"):
-            yield breaking(here, "clients", "a body is required now", "requests without get 400")
-        else:
-            yield safe(here, "clients", "a body may be sent", "it may be left out")
+        reason = "the service no longer reads what clients send"
+        yield breaking(path, "request body removed", reason, removed=True)
+    elif after and not before and is_required:
+        yield breaking(path, "required request body added", "requests without one get 400")
+    elif after and not before:
+        yield safe(path, "optional request body added", "clients can omit it")
+    elif is_required and not was_required:
+        yield breaking(path, "request body is now required", "requests without one get 400")
+    elif was_required and not is_required:
+        yield safe(path, "request body is now optional", "clients can still send it")
     if before and after:
-        if after.get("required") and not before.get("required"):
-            yield breaking(here, "clients", "the body is required now", "requests without get 400")
-        yield from _content(here, pair, before, after, True, shared)
+        yield from _content_changes(path, before, after, comparison, is_request=True)
 
 
-def _responses(place: NodePath, pair: Pair, old: Any, new: Any, shared: Shared) -> Iterator[Change]:
+def _response_changes(
+    path: NodePath, old: Mapping[str, Any], new: Mapping[str, Any], comparison: Comparison
+) -> Iterator[Change]:
     before, after = mapping_at(old, "responses"), mapping_at(new, "responses")
-    here = (*place, "responses")
     for code in before.keys() - after.keys():
+        summary = f"response {code} removed"
         if code.startswith("2"):
-            yield breaking((*here, code), "clients", f"{code} is gone", "clients wait for it", True)
+            yield breaking((*path, code), summary, "clients expect it", removed=True)
         else:
-            yield safe((*here, code), "clients", f"{code} is gone", "it is never answered", True)
+            reason = "the operation no longer returns it"
+            yield safe((*path, code), summary, reason, removed=True)
     for code in after.keys() - before.keys():
+        summary = f"response {code} added"
         if code.startswith("2"):
-            yield breaking((*here, code), "clients", f"a new {code}", "clients do not know it")
+            yield breaking((*path, code), summary, "clients do not expect it")
         else:
-            yield safe((*here, code), "clients", f"a new {code}", "clients know its class")
+            # RFC 9110, section 15: a client treats an unknown status as the x00 of its class.
+            yield safe((*path, code), summary, "clients know its class")
     for code in before.keys() & after.keys():
-        was, now = (resolve(d, r) for d, r in ((pair.old, before[code]), (pair.new, after[code])))
-        for name in mapping_at(was, "headers").keys() - mapping_at(now, "headers").keys():
-            yield breaking(
-                (*here, code, "headers", name),
-                "clients",
-                f"header {name} is gone",
-                "clients may read it",
-                True,
-            )
-        yield from _content((*here, code), pair, was, now, False, shared)
+        here = (*path, code)
+        old_response = resolve(comparison.old, before[code])
+        new_response = resolve(comparison.new, after[code])
+        old_headers = mapping_at(old_response, "headers")
+        for name in old_headers.keys() - mapping_at(new_response, "headers").keys():
+            summary = f"response header `{name}` removed"
+            yield breaking((*here, "headers", name), summary, "clients may read it", removed=True)
+        yield from _content_changes(here, old_response, new_response, comparison, is_request=False)
 
 
-def _content(
-    here: NodePath,
-    pair: Pair,
+def _content_changes(
+    path: NodePath,
     old: Mapping[str, Any],
     new: Mapping[str, Any],
-    sent: bool,
-    shared: Shared,
+    comparison: Comparison,
+    *,
+    is_request: bool,
 ) -> Iterator[Change]:
     before, after = mapping_at(old, "content"), mapping_at(new, "content")
-    for kind in before.keys() - after.keys():
-        where = (*here, "content", kind)
-        yield breaking(where, "clients", f"{kind} is gone", "clients send or read it", True)
-    for kind in after.keys() - before.keys():
-        yield safe((*here, "content", kind), "clients", f"{kind} too", "it is chosen by clients")
-    for kind in before.keys() & after.keys():
-        was, now = (
-            mapping_at(before[kind]).get("schema", {}),
-            mapping_at(after[kind]).get("schema", {}),
+    for media_type in before.keys() - after.keys():
+        here = (*path, "content", media_type)
+        reason = "requests that send it get 415" if is_request else "clients may expect it"
+        yield breaking(here, f"media type `{media_type}` removed", reason, removed=True)
+    for media_type in after.keys() - before.keys():
+        here = (*path, "content", media_type)
+        yield safe(here, f"media type `{media_type}` added", "clients choose the media type")
+    for media_type in before.keys() & after.keys():
+        here = (*path, "content", media_type, "schema")
+        schema_before = mapping_at(before, media_type).get("schema", {})
+        schema_after = mapping_at(after, media_type).get("schema", {})
+        yield from schema_changes(
+            here, schema_before, schema_after, comparison, is_request=is_request
         )
-        where = (*here, "content", kind, "schema")
-        yield from schema_changes(where, was, now, sent, pair, shared)

@@ -1,225 +1,156 @@
-"""What changes between two schemas, for who sends such a value or is answered with one."""
+"""Changes between two schemas, as clients send their values or receive them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dev.breaking.change import Change, Pair, breaking, safe, security
+from dev.breaking.change import Change, Comparison, Concern, breaking, safe, security_breaking
+from dev.breaking.constraints import constraint_changes
 from openapi.documents import NodePath, list_at, mapping_at, resolve
-
-UPPER = ("maxLength", "maximum", "maxItems", "maxProperties")
-LOWER = ("minLength", "minimum", "minItems", "minProperties")
-Shared = dict[tuple[str, bool], None]
 
 
 def schema_changes(
-    place: NodePath, old: Any, new: Any, sent: bool, pair: Pair, shared: Shared
+    path: NodePath, old: Any, new: Any, comparison: Comparison, *, is_request: bool
 ) -> Iterator[Change]:
-    """Yield the changes of a schema; `sent` is true for what clients send.
+    """Yield the changes of a schema in requests, or else in responses.
 
-    A `$ref` that both name is put into `shared`.
+    A `$ref` that both contracts use is not followed, but added to `comparison.shared`.
     """
     ref = mapping_at(new).get("$ref")
     if isinstance(ref, str) and ref == mapping_at(old).get("$ref"):
-        shared[ref, sent] = None
+        comparison.shared[ref, is_request] = None
         return
-    was, now = resolve(pair.old, old), resolve(pair.new, new)
-    if was.get("type") != now.get("type"):
-        what = f"type {was.get('type')} is {now.get('type')} now"
-        yield breaking(place, "clients", what, "values of the old type do not fit")
+    before, after = resolve(comparison.old, old), resolve(comparison.new, new)
+    if before.get("type") != after.get("type"):
+        summary = f"type changed from `{before.get('type')}` to `{after.get('type')}`"
+        yield breaking(path, summary, "values of the old type do not fit")
         return
-    yield from _bounds(place, was, now, sent)
-    yield from _forms(place, was, now, sent)
-    yield from _tenant(place, was, now)
-    yield from _openness(place, was, now, sent)
-    yield from _properties(place, was, now, sent, pair, shared)
-    if "items" in was and "items" in now:
-        here = (*place, "items")
-        yield from schema_changes(here, was["items"], now["items"], sent, pair, shared)
+    yield from constraint_changes(path, before, after, is_request=is_request)
+    yield from _table_changes((*path, "x-table"), before.get("x-table"), after.get("x-table"))
+    yield from _undeclared_properties(path, before, after, is_request=is_request)
+    yield from _access_changes(path, before, after, is_request=is_request)
+    yield from _property_changes(path, before, after, comparison, is_request=is_request)
+    if "items" in before and "items" in after:
+        yield from schema_changes(
+            (*path, "items"), before["items"], after["items"], comparison, is_request=is_request
+        )
     for key in ("allOf", "anyOf", "oneOf"):
-        yield from _branches(place, key, was, now, sent, pair, shared)
-
-
-def _bounds(place: NodePath, old: Any, new: Any, sent: bool) -> Iterator[Change]:
-    for key in UPPER:
-        was, now = old.get(key), new.get(key)
-        here = (*place, key)
-        if was == now:
-            continue
-        if now is None or (was is not None and now > was):
-            what = f"{key} {was} is {'gone' if now is None else now}"
-            if sent:
-                yield security(
-                    here, "clients", what, "a limit is raised: more can be sent", now is None
-                )
-            else:
-                yield breaking(
-                    here, "clients", what, "answers may be larger than clients take", now is None
-                )
-        elif sent:
-            yield breaking(here, "clients", f"{key} {was} is {now}", "what fitted gets 400")
-        else:
-            yield safe(here, "clients", f"{key} {was} is {now}", "answers get no larger")
-    for key in LOWER:
-        was, now = old.get(key), new.get(key)
-        here = (*place, key)
-        if was == now:
-            continue
-        tighter = was is None or (now is not None and now > was)
-        if tighter == sent:
-            reason = "what fitted gets 400" if sent else "answers may be smaller than clients take"
-            yield breaking(here, "clients", f"{key} {was} is {now}", reason, now is None)
-        else:
-            yield safe(here, "clients", f"{key} {was} is {now}", "what fitted fits", now is None)
-
-
-def _forms(place: NodePath, old: Any, new: Any, sent: bool) -> Iterator[Change]:
-    for key in ("pattern", "format"):
-        was, now = old.get(key), new.get(key)
-        here = (*place, key)
-        if was != now and now is None and sent:
-            yield security(here, "clients", f"{key} is gone", "anything else can be sent", True)
-        elif was != now and (sent or was is not None):
-            yield breaking(here, "clients", f"another {key}", "values may not fit", now is None)
-        elif was != now:
-            yield safe(here, "clients", f"a {key}", "answers get narrower")
-    if "enum" in old or "enum" in new:
-        yield from _enum((*place, "enum"), old.get("enum"), new.get("enum"), sent)
-    if bool(old.get("nullable")) != bool(new.get("nullable")):
-        here = (*place, "nullable")
-        if bool(new.get("nullable")) == sent:
-            yield safe(here, "clients", "null changes", "what fitted fits", "nullable" not in new)
-        else:
-            yield breaking(
-                here, "clients", "null changes", "null was, or is, unknown", "nullable" not in new
-            )
-    if old.get("default") != new.get("default") and sent:
-        here = (*place, "default")
-        yield breaking(
-            here,
-            "clients",
-            "another default",
-            "requests without it mean something else",
-            "default" not in new,
+        yield from _branch_changes(
+            (*path, key),
+            list_at(before, key),
+            list_at(after, key),
+            comparison,
+            is_request=is_request,
         )
 
 
-def _enum(here: NodePath, old: Any, new: Any, sent: bool) -> Iterator[Change]:
+def _table_changes(path: NodePath, old: Any, new: Any) -> Iterator[Change]:
     if old == new:
         return
     if new is None:
-        if sent:
-            yield security(here, "clients", "enum is gone", "anything else can be sent", True)
-        else:
-            yield breaking(here, "clients", "enum is gone", "clients do not know the rest", True)
-        return
-    if old is None:
-        if sent:
-            yield breaking(here, "clients", "an enum", "other values get 400")
-        else:
-            yield safe(here, "clients", "an enum", "answers get narrower")
-        return
-    gone, more = [v for v in old if v not in new], [v for v in new if v not in old]
-    if gone:
-        kind = breaking if sent else safe
-        yield kind(
-            here, "clients", f"{gone[0]} is gone", "clients may send it" if sent else "never seen"
-        )
-    if more:
-        kind = safe if sent else breaking
-        yield kind(
-            here, "clients", f"{more[0]} is new", "may be sent" if sent else "clients know it not"
-        )
+        reason = "the table is dropped, with its policy and its rows"
+        yield breaking(path, "x-table removed", reason, concern=Concern.POLICIES, removed=True)
+    else:
+        summary = "x-table added" if old is None else "x-table changed"
+        yield safe(path, summary, "a migration follows", concern=Concern.POLICIES)
 
 
-def _tenant(place: NodePath, old: Any, new: Any) -> Iterator[Change]:
-    was, now = old.get("x-tenant"), new.get("x-tenant")
-    if was is not None and was != now:
-        here = (*place, "x-tenant")
-        yield security(
-            here,
-            "policies",
-            "x-tenant is lost or another",
-            "no policy confines its rows",
-            now is None,
-        )
-    if old.get("x-table") != new.get("x-table"):
-        here, gone = (*place, "x-table"), "x-table" not in new
-        if gone:
-            yield breaking(
-                here, "policies", "x-table is gone", "its table, policy and rows go", True
-            )
-        else:
-            yield safe(here, "policies", "another x-table", "a migration follows")
-
-
-def _openness(place: NodePath, old: Any, new: Any, sent: bool) -> Iterator[Change]:
-    was, now = old.get("additionalProperties", True), new.get("additionalProperties", True)
-    here = (*place, "additionalProperties")
-    if was is False and now is not False:
-        reason = "undeclared properties can be sent" if sent else "undeclared columns can show"
-        yield security(
-            here, "clients", "the schema is opened", reason, "additionalProperties" not in new
-        )
-    elif was is not False and now is False:
-        yield breaking(here, "clients", "the schema is closed", "other properties get 400")
-    for key, whom in (("readOnly", True), ("writeOnly", False)):
-        if sent is whom and bool(old.get(key)) != bool(new.get(key)):
-            if old.get(key):
-                reason = "clients may set it now" if sent else "answers show it now"
-                yield security((*place, key), "clients", f"no longer {key}", reason, key not in new)
-            else:
-                yield breaking((*place, key), "clients", f"{key} now", "it is refused or missing")
-
-
-def _properties(
-    place: NodePath, old: Any, new: Any, sent: bool, pair: Pair, shared: Shared
+def _undeclared_properties(
+    path: NodePath, old: Mapping[str, Any], new: Mapping[str, Any], *, is_request: bool
 ) -> Iterator[Change]:
-    was, now = mapping_at(old, "properties"), mapping_at(new, "properties")
-    needed, need = list_at(old, "required"), list_at(new, "required")
-    for name in was.keys() - now.keys():
-        reason = "requests that send it get 400" if sent else "clients read it"
-        yield breaking((*place, "properties", name), "clients", f"{name} is gone", reason, True)
-    for name in now.keys() - was.keys():
-        here = (*place, "properties", name)
-        if sent and name in need and not resolve(pair.new, now[name]).get("readOnly"):
-            yield breaking(
-                here, "clients", f"a new {name} that is required", "requests without get 400"
-            )
-        else:
-            yield safe(here, "clients", f"a new {name}", "it may be left out, or overlooked")
-    for name in was.keys() & now.keys():
-        here = (*place, "properties", name)
-        if (name in need) != (name in needed):
-            tighter = name in need
-            if tighter == sent:
-                what = f"{name} is {'required' if tighter else 'optional'} now"
-                yield breaking(
-                    here, "clients", what, "clients leave it out" if sent else "clients read it"
-                )
-            else:
-                what = f"{name} is {'required' if tighter else 'optional'} now"
-                yield safe(here, "clients", what, "what fitted fits")
-        yield from schema_changes(here, was[name], now[name], sent, pair, shared)
+    before = old.get("additionalProperties", True) is not False
+    after = new.get("additionalProperties", True) is not False
+    here, removed = (*path, "additionalProperties"), "additionalProperties" not in new
+    if after and not before:
+        summary = "undeclared properties are now allowed"
+        reason = "clients can send anything" if is_request else "responses can expose more columns"
+        yield security_breaking(here, summary, reason, removed=removed)
+    elif before and not after:
+        summary = "undeclared properties are no longer allowed"
+        reason = "requests that send one get 400" if is_request else "clients may read one"
+        yield breaking(here, summary, reason)
 
 
-def _branches(
-    place: NodePath, key: str, old: Any, new: Any, sent: bool, pair: Pair, shared: Shared
+def _access_changes(
+    path: NodePath, old: Mapping[str, Any], new: Mapping[str, Any], *, is_request: bool
 ) -> Iterator[Change]:
-    was, now = list_at(old, key), list_at(new, key)
-    here = (*place, key)
-    if len(now) < len(was):
-        if key == "allOf" and sent:
-            yield security(here, "clients", "a part of allOf is gone", "more can be sent", not now)
+    key = "readOnly" if is_request else "writeOnly"
+    name = "read-only" if is_request else "write-only"
+    before, after = bool(old.get(key)), bool(new.get(key))
+    here = (*path, key)
+    if before and not after:
+        reason = "clients can now set it" if is_request else "responses now expose it"
+        yield security_breaking(
+            here, f"property is no longer {name}", reason, removed=key not in new
+        )
+    elif after and not before:
+        reason = "requests that send it get 400" if is_request else "responses no longer contain it"
+        yield breaking(here, f"property is now {name}", reason)
+
+
+def _property_changes(
+    path: NodePath,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    comparison: Comparison,
+    *,
+    is_request: bool,
+) -> Iterator[Change]:
+    before, after = mapping_at(old, "properties"), mapping_at(new, "properties")
+    required_before, required_after = list_at(old, "required"), list_at(new, "required")
+    for name in before.keys() - after.keys():
+        reason = "requests that send it get 400" if is_request else "clients may read it"
+        here = (*path, "properties", name)
+        yield breaking(here, f"property `{name}` removed", reason, removed=True)
+    for name in after.keys() - before.keys():
+        here = (*path, "properties", name)
+        is_read_only = bool(resolve(comparison.new, after[name]).get("readOnly"))
+        if is_request and name in required_after and not is_read_only:
+            summary = f"required property `{name}` added"
+            yield breaking(here, summary, "requests without it get 400")
         else:
-            yield breaking(
-                here, "clients", f"a branch of {key} is gone", "values do not fit", not now
-            )
-    elif len(now) > len(was):
-        widened = key != "allOf"
-        if widened == sent:
-            yield safe(here, "clients", f"a new branch of {key}", "what fitted fits")
+            reason = "clients can omit it" if is_request else "clients can ignore it"
+            yield safe(here, f"property `{name}` added", reason)
+    for name in before.keys() & after.keys():
+        here = (*path, "properties", name)
+        was_required, is_required = name in required_before, name in required_after
+        if was_required != is_required:
+            yield _required_change(here, name, is_required=is_required, is_request=is_request)
+        yield from schema_changes(
+            here, before[name], after[name], comparison, is_request=is_request
+        )
+
+
+def _required_change(path: NodePath, name: str, *, is_required: bool, is_request: bool) -> Change:
+    if is_required:
+        summary = f"property `{name}` is now required"
+        if is_request:
+            return breaking(path, summary, "requests without it get 400")
+        return safe(path, summary, "responses always contain it")
+    summary = f"property `{name}` is now optional"
+    if is_request:
+        return safe(path, summary, "clients can still send it")
+    return breaking(path, summary, "clients rely on it")
+
+
+def _branch_changes(
+    path: NodePath, old: list[Any], new: list[Any], comparison: Comparison, *, is_request: bool
+) -> Iterator[Change]:
+    """Yield the changes of allOf, anyOf or oneOf, whose branches are matched by position."""
+    is_all_of = path[-1] == "allOf"
+    if len(new) < len(old):
+        summary, removed = f"branch of {path[-1]} removed", not new
+        if is_all_of and is_request:
+            yield security_breaking(path, summary, "clients can send more", removed=removed)
         else:
-            yield breaking(here, "clients", f"a new branch of {key}", "values may not fit")
-    pairs: Mapping[int, tuple[Any, Any]] = dict(enumerate(zip(was, now, strict=False)))
-    for n, (one, other) in pairs.items():
-        yield from schema_changes((*here, n), one, other, sent, pair, shared)
+            yield breaking(path, summary, "clients may depend on it", removed=removed)
+    elif len(new) > len(old):
+        summary = f"branch of {path[-1]} added"
+        if is_all_of != is_request:
+            reason = "values that were valid stay valid" if is_request else "responses are narrower"
+            yield safe(path, summary, reason)
+        elif is_request:
+            yield breaking(path, summary, "values that were valid may get 400")
+        else:
+            yield breaking(path, summary, "clients do not know its values")
+    for n, (before, after) in enumerate(zip(old, new, strict=False)):
+        yield from schema_changes((*path, n), before, after, comparison, is_request=is_request)

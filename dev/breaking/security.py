@@ -1,64 +1,119 @@
-"""What changes in who may call: security schemes, and what operations require of them."""
+"""Changes of who may call an operation: security schemes, and what operations require of them."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dev.breaking.change import Change, Pair, breaking, security
-from openapi.documents import NodePath, mapping_at
+from dev.breaking.change import (
+    Change,
+    Comparison,
+    Concern,
+    as_number,
+    breaking,
+    join_values,
+    security_breaking,
+)
+from openapi.documents import NodePath, list_at, mapping_at
 
 
-def required_of(document: Any, operation: Any) -> list[Any]:
-    """Return what an operation requires, its own or the contract's; nothing for a public one."""
-    found = operation.get("security", document.get("security", []))
-    return [entry for entry in found if entry] if isinstance(found, list) else []
+def requirements_of(document: Any, operation: Mapping[str, Any]) -> list[Any]:
+    """Return the security requirements of an operation; none if anyone may call it.
+
+    Its own replace the contract's; an empty one among them makes all optional (OpenAPI 3.0.3,
+    Operation Object).
+    """
+    owner = operation if "security" in operation else document
+    requirements = list_at(owner, "security")
+    return requirements if all(requirements) else []
 
 
-def requirements(place: NodePath, old: list[Any], new: list[Any]) -> Iterator[Change]:
-    here = (*place, "security")
+def requirement_changes(path: NodePath, old: list[Any], new: list[Any]) -> Iterator[Change]:
+    """Yield the changes between the security requirements of one operation."""
+    here = (*path, "security")
+    schemes_before, schemes_after = (
+        sorted({name for requirement in side for name in mapping_at(requirement)})
+        for side in (old, new)
+    )
     if old and not new:
-        yield security(here, "clients", "security is dropped", "no token is needed any more")
+        reason = "anyone can call the operation without a token"
+        yield security_breaking(here, "authentication removed", reason)
     elif new and not old:
-        yield breaking(here, "clients", "a token is needed now", "callers without one get 401")
-    elif {name for e in old for name in e} != {name for e in new for name in e}:
-        yield security(here, "clients", "another security scheme", "other tokens open it")
+        yield breaking(here, "authentication is now required", "callers without a token get 401")
+    elif schemes_before != schemes_after:
+        summary = (
+            f"security scheme changed from {join_values(schemes_before)}"
+            f" to {join_values(schemes_after)}"
+        )
+        yield security_breaking(here, summary, "other credentials grant access")
     else:
-        before, after = ({s for e in side for v in e.values() for s in v} for side in (old, new))
-        if before - after:
-            yield security(here, "clients", "a scope is dropped", "more tokens open it")
-        if after - before:
-            yield breaking(here, "clients", "a scope is demanded", "tokens without it are refused")
+        before, after = _scopes(old), _scopes(new)
+        if removed := sorted(before - after):
+            summary = f"scope {join_values(removed)} is no longer required"
+            yield security_breaking(here, summary, "more tokens grant access")
+        if added := sorted(after - before):
+            summary = f"scope {join_values(added)} is now required"
+            yield breaking(here, summary, "tokens without it are rejected")
 
 
-def schemes(pair: Pair) -> Iterator[Change]:
-    old = mapping_at(pair.old, "components", "securitySchemes")
-    new = mapping_at(pair.new, "components", "securitySchemes")
-    for name, was in old.items():
-        here: NodePath = ("components", "securitySchemes", name)
-        now = mapping_at(new.get(name))
-        if not now:
-            yield security(here, "policies", f"security scheme {name} is gone", "it guards", True)
+def _scopes(requirements: list[Any]) -> set[str]:
+    return {
+        str(scope)
+        for requirement in requirements
+        for scheme in mapping_at(requirement)
+        for scope in list_at(requirement, scheme)
+    }
+
+
+def scheme_changes(comparison: Comparison) -> Iterator[Change]:
+    """Yield the changes between the security schemes of two contracts."""
+    old = mapping_at(comparison.old, "components", "securitySchemes")
+    new = mapping_at(comparison.new, "components", "securitySchemes")
+    for name in old:
+        path: NodePath = ("components", "securitySchemes", name)
+        before, after = mapping_at(old, name), mapping_at(new, name)
+        if not after:
+            reason = "it no longer protects any operation"
+            yield security_breaking(
+                path,
+                f"security scheme `{name}` removed",
+                reason,
+                concern=Concern.POLICIES,
+                removed=True,
+            )
             continue
-        if any(was.get(key) != now.get(key) for key in ("type", "scheme", "in", "name")):
-            yield security(here, "clients", f"scheme {name} is another", "other tokens open it")
-        if was.get("x-tenant") != now.get("x-tenant"):
-            reason = "the policies are bound to another tenant, or to none"
-            yield security((*here, "x-tenant"), "policies", "x-tenant is lost or another", reason)
-        yield from _token(
-            (*here, "x-token"), mapping_at(was, "x-token"), mapping_at(now, "x-token")
+        if any(before.get(key) != after.get(key) for key in ("type", "scheme", "in", "name")):
+            reason = "other credentials grant access"
+            yield security_breaking(path, f"security scheme `{name}` changed", reason)
+        if before.get("x-tenant") != after.get("x-tenant"):
+            yield _tenant_change((*path, "x-tenant"), removed="x-tenant" not in after)
+        yield from _token_changes(
+            (*path, "x-token"), mapping_at(before, "x-token"), mapping_at(after, "x-token")
         )
 
 
-def _token(here: NodePath, old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
+def _tenant_change(path: NodePath, *, removed: bool) -> Change:
+    if removed:
+        summary, reason = "x-tenant removed", "policies are no longer bound to the token's tenant"
+    else:
+        summary, reason = "x-tenant changed", "policies are bound to another claim or setting"
+    return security_breaking(path, summary, reason, concern=Concern.POLICIES, removed=removed)
+
+
+def _token_changes(
+    path: NodePath, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> Iterator[Change]:
     if old and not new:
-        yield security(here, "clients", "x-token is lost", "nothing says what a token must claim")
+        reason = "the contract no longer says which claims a token must have"
+        yield security_breaking(path, "x-token removed", reason, removed=True)
         return
     for key in ("issuer", "audience"):
         if old.get(key) != new.get(key):
-            yield breaking((*here, key), "clients", f"another {key}", "tokens in use are refused")
-    was, now = old.get("lifetime", 0), new.get("lifetime", 0)
-    if now > was:
-        yield security((*here, "lifetime"), "clients", "tokens live longer", "so do stolen ones")
-    elif now < was:
-        yield breaking(
-            (*here, "lifetime"), "clients", "tokens live shorter", "clients get 401 earlier"
-        )
+            summary = f"token {key} changed from `{old.get(key)}` to `{new.get(key)}`"
+            yield breaking((*path, key), summary, "tokens already issued are rejected")
+    before, after = (as_number(side.get("lifetime")) or 0 for side in (old, new))
+    here = (*path, "lifetime")
+    change = f"from {before:g} to {after:g} seconds"
+    if after > before:
+        reason = "stolen tokens stay valid longer"
+        yield security_breaking(here, f"token lifetime extended {change}", reason)
+    elif after < before:
+        yield breaking(here, f"token lifetime shortened {change}", "clients get 401 earlier")

@@ -1,6 +1,5 @@
-"""What FIELDS says: words that become properties, unique keys and indexes."""
+"""FIELDS, parsed: the columns of a resource, its unique keys and its indexes."""
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
@@ -9,47 +8,20 @@ from typing import Any
 
 import jsonschema_rs
 
+from dev.scaffold.field_types import ScaffoldError, schema_of, suggestion
 from openapi.tables import SERVICE_COLUMNS
 
-GRAMMAR = """\
-FIELDS are words. A field is name:type, then `?` where it may be absent or null, or `=` and its
-default:
-  title:string(1..200)     one line of so many characters; string(200) is string(1..200)
-  notes:text?              several lines, at most 10000 characters or as many as text(50000) says
-  hours:number(0..24)      and integer; without bounds as far as every reader of JSON is exact
-  done:boolean=false
-  due:date-time?           and date, uuid, email
-  state:enum(open|closed)=open
-  labels:array(string(1..40),20)
-  project_id:ref(projects)
-                           a row of that table, with which this one is deleted;
-                           ref(projects,restrict) keeps that one from being deleted
-Keys and indexes are words of their own:
-  unique(project_id,title) within the organization
-  index(due)               what lists are filtered by; ref(…) has one
-"""
-LINE = r"[^\u0000-\u001f\u007f]"
-LINES = r"[^\u0000-\u0008\u000b-\u001f\u007f]"
-MAX_TEXT = 1_000_000
-MAX_ITEMS = 100
-MAX_KEY_CHARACTERS = 600  # an entry of an index has 2704 bytes, and a character up to 4
-MAX_EXACT_INTEGER = 2**53 - 1  # beyond it many readers of JSON round
-TYPES = (
-    *("string", "text", "integer", "number", "boolean", "date", "date-time", "uuid", "email"),
-    *("enum", "array", "ref"),
-)
-# Of the code that openapi-python-client 0.29 writes around the fields, which they would hide.
-CLIENT_RESERVED = ("d", "cls", "field_dict", "to_dict", "from_dict")
-SNAKE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
-ID = {"type": "string", "format": "uuid"}
+MAX_NAME_CHARACTERS = 40
+MAX_KEY_CHARACTERS = 600  # an index entry is limited to 2704 bytes, and UTF-8 needs up to 4 each
+# Local names in the models of openapi-python-client 0.29, which properties would shadow.
+CLIENT_RESERVED_NAMES = ("d", "cls", "field_dict", "to_dict", "from_dict")
+YAML_KEYWORDS = ("true", "false", "null", "yes", "no", "on", "off")
+TYPES_WITHOUT_DEFAULT = ("uuid", "date", "date-time", "email", "array", "ref")
+SNAKE_CASE = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+ID_SCHEMA = {"type": "string", "format": "uuid"}
 
-_FIELD = re.compile(r"(?P<name>[^:=]*):(?P<type>[^()?=]*)(\((?P<of>.*)\))?(?P<optional>\??)")
-_KEY = re.compile(r"(unique|index)\((.*)\)")
-_SPAN = re.compile(r"(?:(?P<low>-?[0-9.]*[0-9])?\.\.)?(?P<high>-?[0-9]+(\.[0-9]+)?)")
-
-
-class ScaffoldError(Exception):
-    """Why nothing is written: one line that names the word and its position."""
+_FIELD = re.compile(r"(?P<name>[^:=]*):(?P<type>[^()?=]*)(\((?P<arguments>.*)\))?(?P<optional>\??)")
+_KEY = re.compile(r"(?P<kind>unique|index)\((?P<names>.*)\)")
 
 
 @dataclass(frozen=True)
@@ -60,173 +32,132 @@ class Field:
     schema: Mapping[str, Any]
     optional: bool = False
     default: Any = None
-    table: str | None = None
+    table: str | None = None  # the table that it references
     on_delete: str = ""
 
     @property
-    def wanted(self) -> bool:
-        """Whether it must be sent to create a row."""
+    def is_required(self) -> bool:
+        """Whether clients must send it to create a row."""
         return not self.optional and self.default is None
 
 
 @dataclass(frozen=True)
 class Fields:
-    """What the words say, in their order."""
+    """The columns, unique keys and indexes, each in the order of FIELDS.
+
+    `locations` says in messages where each column is defined.
+    """
 
     columns: tuple[Field, ...] = ()
     unique: tuple[tuple[str, ...], ...] = ()
     indexes: tuple[tuple[str, ...], ...] = ()
-    words: Mapping[str, str] = field(default_factory=dict)  # where each column was said
+    locations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A `unique(…)` or `index(…)`."""
+
+    location: str
+    kind: str
+    names: tuple[str, ...]
 
 
 def parse(text: str) -> Fields:
-    """Return what FIELDS says. Raises `ScaffoldError`."""
+    """Return what FIELDS defines. Raises `ScaffoldError` with every issue."""
     columns: dict[str, Field] = {}
-    said: dict[str, str] = {}
-    keys: list[tuple[str, str, tuple[str, ...]]] = []
-    for n, word in enumerate(text.split(), 1):
-        where = f"FIELDS: word {n}, `{word}`"
+    locations: dict[str, str] = {}
+    keys: list[_Key] = []
+    issues: list[str] = []
+    for n, entry in enumerate(text.split(), 1):
+        location = f"FIELDS, entry {n}, `{entry}`"
+        if match := _KEY.fullmatch(entry):
+            keys.append(_Key(location, match["kind"], tuple(match["names"].split(","))))
+            continue
         try:
-            if match := _KEY.fullmatch(word):
-                keys.append((where, match[1], tuple(match[2].split(","))))
-                continue
-            column = _field(word)
-            if column.name in columns:
-                raise ScaffoldError(f"`{column.name}` is there already")
+            column = _parse_field(entry)
         except ScaffoldError as error:
-            raise ScaffoldError(f"{where}: {error}") from None
-        columns[column.name], said[column.name] = column, where
-    if not columns:
-        raise ScaffoldError('FIELDS: names no field, such as FIELDS="title:string(1..200)"')
-    for where, _, names in keys:
-        for name in names:
-            if name not in columns:
-                raise ScaffoldError(f"{where}: no field `{name}`{_nearest(name, columns)}")
-        if len(set(names)) < len(names):
-            raise ScaffoldError(f"{where}: names a field twice")
-        if any(columns[name].schema["type"] == "array" for name in names):
-            raise ScaffoldError(f"{where}: an array cannot be part of a key")
-        if sum(columns[name].schema.get("maxLength", 0) for name in names) > MAX_KEY_CHARACTERS:
-            raise ScaffoldError(f"{where}: a key has at most {MAX_KEY_CHARACTERS} characters")
+            issues += [f"{location}: {issue}" for issue in error.issues]
+            continue
+        if column.name in columns:
+            issues.append(f"{location}: the field `{column.name}` is already defined")
+        columns[column.name], locations[column.name] = column, location
+    if not columns and not issues:
+        issues.append('FIELDS: at least one field is required, such as "title:string(1..200)"')
+    elif not issues:  # an invalid field would also be unknown to the keys
+        issues += [
+            f"{key.location}: {issue}" for key in keys if (issue := _key_issue(key, columns))
+        ]
+    if issues:
+        raise ScaffoldError(*issues)
     return Fields(
         tuple(columns.values()),
-        tuple(names for _, kind, names in keys if kind == "unique"),
-        tuple(names for _, kind, names in keys if kind == "index"),
-        said,
+        tuple(key.names for key in keys if key.kind == "unique"),
+        tuple(key.names for key in keys if key.kind == "index"),
+        locations,
     )
 
 
-def is_valid(schema: Mapping[str, Any], value: Any) -> bool:
-    return jsonschema_rs.Draft4Validator(dict(schema), validate_formats=True).is_valid(value)
+def _key_issue(key: _Key, columns: Mapping[str, Field]) -> str | None:
+    for name in key.names:
+        if name not in columns:
+            return f"unknown field `{name}`{suggestion(name, columns)}"
+    if len(set(key.names)) < len(key.names):
+        return "a key cannot contain a field twice"
+    schemas = [columns[name].schema for name in key.names]
+    if any(schema["type"] == "array" for schema in schemas):
+        return "a key cannot contain an array"
+    if sum(schema.get("maxLength", 0) for schema in schemas) > MAX_KEY_CHARACTERS:
+        return f"a key cannot exceed {MAX_KEY_CHARACTERS} characters in total: shorten its fields"
+    return None
 
 
-def _field(word: str) -> Field:
-    head, equals, default = word.partition("=")
+def _parse_field(entry: str) -> Field:
+    head, equals, default = entry.partition("=")
     match = _FIELD.fullmatch(head)
     if match is None:
-        raise ScaffoldError("is not name:type, name:type? or name:type=value")
-    name, kind, of = match["name"], match["type"], match["of"]
-    if not SNAKE.fullmatch(name) or len(name) > 40:
-        raise ScaffoldError(f"`{name}` is no name in snake_case of at most 40 characters")
-    if name in ("true", "false", "null", "yes", "no", "on", "off"):
-        raise ScaffoldError(f"`{name}` is no name to every reader of YAML")
-    if name in CLIENT_RESERVED:
-        raise ScaffoldError(f"`{name}` is a name that generated Python clients use themselves")
+        raise ScaffoldError("write name:type, name:type? or name:type=default")
+    name, type_name = match["name"], match["type"]
+    _check_name(name)
+    column = replace(
+        _typed_field(name, type_name, match["arguments"]), optional=bool(match["optional"])
+    )
+    return replace(column, default=_default(column, type_name, default)) if equals else column
+
+
+def _check_name(name: str) -> None:
+    if not SNAKE_CASE.fullmatch(name) or len(name) > MAX_NAME_CHARACTERS:
+        reason = f"must be snake_case and at most {MAX_NAME_CHARACTERS} characters long"
+        raise ScaffoldError(f"the name `{name}` {reason}")
+    if name in YAML_KEYWORDS:
+        raise ScaffoldError(f"the name `{name}` is a keyword for many YAML readers")
+    if name in CLIENT_RESERVED_NAMES:
+        raise ScaffoldError(f"the name `{name}` is reserved in generated Python clients")
     if name in SERVICE_COLUMNS:
-        raise ScaffoldError(f"`{name}` is the service's: it is there without being asked for")
-    made = replace(_typed(name, kind, of), optional=bool(match["optional"]))
-    return replace(made, default=_default(made, kind, default)) if equals else made
+        raise ScaffoldError(f"the column `{name}` is added and filled by the service")
 
 
-def _typed(name: str, kind: str, of: str | None) -> Field:
-    if kind == "ref":
-        table, _, on_delete = (of or "").partition(",")
-        if not SNAKE.fullmatch(table) or on_delete not in ("", "cascade", "restrict"):
-            raise ScaffoldError("write ref(table), ref(table,cascade) or ref(table,restrict)")
-        return Field(name, ID, table=table, on_delete=on_delete or "cascade")
-    return Field(name, _schema(kind, of))
+def _typed_field(name: str, type_name: str, arguments: str | None) -> Field:
+    if type_name != "ref":
+        return Field(name, schema_of(type_name, arguments))
+    table, _, on_delete = (arguments or "").partition(",")
+    if not SNAKE_CASE.fullmatch(table) or on_delete not in ("", "cascade", "restrict"):
+        raise ScaffoldError("write ref(table), ref(table,cascade) or ref(table,restrict)")
+    return Field(name, ID_SCHEMA, table=table, on_delete=on_delete or "cascade")
 
 
-def _schema(kind: str, of: str | None) -> dict[str, Any]:
-    match kind:
-        case "string" | "text":
-            line, usual = (LINE, (1, 200)) if kind == "string" else (LINES, (0, 10_000))
-            low, high = _span(of, *usual, 0, MAX_TEXT, int)
-            least = {"minLength": low} if low else {}
-            return {"type": "string", **least, "maxLength": high, "pattern": f"^{line}*$"}
-        case "integer":
-            low, high = _span(of, -MAX_EXACT_INTEGER, MAX_EXACT_INTEGER, -(2**63), 2**63 - 1, int)
-            return {"type": "integer", "minimum": low, "maximum": high}
-        case "number":
-            low, high = _span(of, -MAX_EXACT_INTEGER, MAX_EXACT_INTEGER, -1e300, 1e300, float)
-            return {"type": "number", "minimum": low, "maximum": high}
-        case "enum":
-            options = (of or "").split("|")
-            if not all(re.fullmatch(r"[A-Za-z0-9_.-]{1,100}", option) for option in options):
-                raise ScaffoldError("write enum(open|closed), in letters, digits, `_`, `.` and `-`")
-            if len(set(options)) < len(options):
-                raise ScaffoldError("names a value twice")
-            return {"type": "string", "enum": options}
-        case "array":
-            return _array(of or "")
-    if kind not in TYPES:
-        raise ScaffoldError(
-            f"unknown type `{kind}`{_nearest(kind, TYPES) or f': {_listed(TYPES)}'}"
-        )
-    if of is not None:
-        raise ScaffoldError(f"{kind} takes nothing in brackets")
-    if kind == "boolean":
-        return {"type": "boolean"}
-    if kind == "email":
-        return {"type": "string", "format": "email", "maxLength": 254}
-    return {"type": "string", "format": kind}
-
-
-def _array(of: str) -> dict[str, Any]:
-    match = re.fullmatch(r"([a-z-]+)(\(.*\))?(?:,([1-9][0-9]{0,4}))?", of)
-    if match is None or match[1] in ("array", "ref"):
-        raise ScaffoldError(
-            "write array(type) or array(type,most), such as array(string(1..40),20)"
-        )
-    items = _schema(match[1], match[2] and match[2][1:-1])
-    return {"type": "array", "maxItems": int(match[3] or MAX_ITEMS), "items": items}
-
-
-def _span(of: str | None, low: Any, high: Any, least: Any, most: Any, kind: type) -> Any:
-    """Return the bounds that `low..high` or `high` says, or those given."""
-    if of is None:
-        return low, high
-    match = _SPAN.fullmatch(of)
-    try:
-        found = match and (kind(match["low"] or low), kind(match["high"]))
-    except ValueError:
-        found = None
-    if not found:
-        raise ScaffoldError(f"`({of})` is no range such as (1..{200 if kind is int else 1.5})")
-    if not least <= found[0] <= found[1] <= most:
-        raise ScaffoldError(f"`({of})` is no range within {least}..{most}")
-    return tuple(int(bound) if bound == int(bound) else bound for bound in found)
-
-
-def _default(column: Field, kind: str, text: str) -> Any:
-    if column.optional or column.table or kind in ("uuid", "date", "date-time", "email", "array"):
-        reason = "is optional" if column.optional else f"is of type {kind}"
-        raise ScaffoldError(f"`{column.name}` {reason}: no default is kept for it")
+def _default(column: Field, type_name: str, text: str) -> Any:
+    if column.optional:
+        raise ScaffoldError("an optional field cannot have a default")
+    if type_name in TYPES_WITHOUT_DEFAULT:
+        raise ScaffoldError(f"a field of type {type_name} cannot have a default")
     value: Any = text
-    if kind in ("integer", "number", "boolean"):
+    if type_name in ("integer", "number", "boolean"):
         try:
             value = json.loads(text)
         except ValueError:
             value = None
-    if not is_valid(column.schema, value):
-        raise ScaffoldError(f"the default `{text}` is not valid")
+    validator = jsonschema_rs.Draft4Validator(dict(column.schema), validate_formats=True)
+    if not validator.is_valid(value):
+        raise ScaffoldError(f"the default `{text}` is not valid for the field")
     return value
-
-
-def _nearest(word: str, known: Any) -> str:
-    near = difflib.get_close_matches(word, list(known), 1)
-    return f"; did you mean `{near[0]}`?" if near else ""
-
-
-def _listed(words: Any) -> str:
-    return f"there are {', '.join(words)}"

@@ -1,191 +1,201 @@
-"""The tag, the parameter, the paths and the links of one resource."""
+"""The tag, the path parameter and the operations of a resource, as lines of YAML."""
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 from dev.scaffold.fields import Field
-from dev.scaffold.resource import METHODS, Resource, answered, changed, example, filters, sent
-from dev.scaffold.yaml_text import block, entry, flow, indented, ref, scalar
+from dev.scaffold.links import links_from_create, links_from_list, links_from_row
+from dev.scaffold.resource import (
+    ROW_METHODS,
+    Resource,
+    field_example,
+    filter_columns,
+    patch_example,
+    request_example,
+    row_example,
+)
+from dev.scaffold.responses import (
+    BODY_ERRORS,
+    COMMON_ERRORS,
+    error_responses,
+    row_response,
+    success_response,
+)
+from dev.scaffold.yaml_text import entry, indented, ref, scalar
 
-# The order in which answers stand; of those that not every contract has, its own name for them.
-ANSWERS = {
-    "400": "BadRequest",
-    "401": "Unauthorized",
-    "404": "NotFound",
-    "408": "Timeout",
-    "409": "Conflict",
-    "412": "PreconditionFailed",
-    "413": "TooLarge",
-    "415": "UnsupportedMediaType",
-    "422": "KeyReused",
-    "431": "HeadersTooLarge",
-    "500": "InternalError",
-    "503": "Unavailable",
-}
-ALWAYS = {"400", "401", "404", "413", "431", "500", "503"}
-
-
-def tag(made: Resource) -> list[str]:
-    words = made.words.capitalize()
-    return [f"- name: {made.name}", f"  description: {words} of one organization"]
+DESCRIPTION_WIDTH = 88
 
 
-def parameter(made: Resource) -> list[str]:
+def tag(resource: Resource) -> list[str]:
+    """Return the tag that groups the operations."""
     return [
-        f"{made.schema}Id:",
-        f"  name: {made.singular}_id",
+        f"- name: {resource.name}",
+        f"  description: {resource.plural_noun.capitalize()} of an organization",
+    ]
+
+
+def id_parameter(resource: Resource) -> list[str]:
+    """Return the path parameter that names a row."""
+    return [
+        f"{resource.schema}Id:",
+        f"  name: {resource.singular}_id",
         "  in: path",
         "  required: true",
-        f"  description: {made.one.capitalize()}",
+        f"  description: The id of {resource.noun_with_article}",
         "  schema: {type: string, format: uuid}",
-        f"  example: {made.id}",
+        f"  example: {resource.id_example}",
     ]
 
 
-def paths(made: Resource) -> Iterator[list[str]]:
-    """Yield the collection's path and the row's, as far as there are operations on them."""
-    collection = [verb for verb in ("create", "list") if verb in made.verbs]
-    row = [verb for verb in METHODS if verb in made.verbs]
+def path_items(resource: Resource) -> Iterator[list[str]]:
+    """Yield the path items of the collection and of a row, if they have operations."""
     org = ["  parameters:", "    - $ref: '#/components/parameters/OrgId'"]
+    operations = {"create": _create, "list": _list}
+    collection = [
+        line
+        for verb, operation in operations.items()
+        if verb in resource.verbs
+        for line in operation(resource)
+    ]
     if collection:
-        drafts = {"create": _create, "list": _list}
-        body = [line for verb in collection for line in drafts[verb](made)]
-        yield [f"{made.path}:", *org, *indented(body)]
+        yield [f"{resource.path}:", *org, *indented(collection)]
+    row = [
+        line for verb in ROW_METHODS if verb in resource.verbs for line in _on_row(resource, verb)
+    ]
     if row:
-        own = f"    - $ref: '#/components/parameters/{made.schema}Id'"
-        body = [line for verb in row for line in _on_row(made, verb)]
-        yield [f"{made.path}/{{{made.singular}_id}}:", *org, own, *indented(body)]
+        row_id = f"    - $ref: '#/components/parameters/{resource.schema}Id'"
+        yield [f"{resource.path}/{{{resource.singular}_id}}:", *org, row_id, *indented(row)]
 
 
-def links_from_org(made: Resource, org: str, verbs: tuple[str, ...]) -> list[str]:
-    """Return links of an operation that answers with an organization, whose id is at `org`."""
-    found = [verb for verb in verbs if verb in made.verbs]
-    lines = (_link(made, verb, {"org_id": f"$response.body#/{org}"}) for verb in found)
-    return [line for link in lines for line in link]
-
-
-def links_from_parent(made: Resource, table: str) -> list[str]:
-    """Return the link of an operation that makes rows of `table`, which columns refer to."""
-    if "create" not in made.verbs:
-        return []
-    link = _link(made, "create", {"org_id": "$response.body#/org_id"})
-    body = {c.name: "$response.body#/id" for c in made.fields.columns if c.table == table}
-    return [*link, f"  requestBody: {flow(body)}"]
-
-
-def conflict() -> list[str]:
-    """Return the answer of an operation that would delete what a row refers to."""
-    return [f"'409': {ref('responses', ANSWERS['409'])}"]
-
-
-def _create(made: Resource) -> list[str]:
-    keys = [" with ".join(f"`{name}`" for name in key) for key in made.fields.unique]
-    once = "".join(f" Within it {key} is unique." for key in keys)
+def _create(resource: Resource) -> list[str]:
+    sentences = [
+        f"Creates {resource.noun_with_article} in the organization that the token is bound to."
+    ]
+    for key in resource.fields.unique:
+        names = " and ".join(f"`{name}`" for name in key)
+        combination = "the combination of " if len(key) > 1 else ""
+        sentences.append(f"Within it, {combination}{names} must be unique.")
     headers = {"Location": "Location"}
-    if made.keyed:
+    if resource.has_idempotency:
         headers["Idempotency-Replayed"] = "IdempotencyReplayed"
-    if made.tagged:
+    if resource.has_etag:
         headers["ETag"] = "ETag"
-    key = ["parameters:", f"  - $ref: {scalar('#/components/parameters/IdempotencyKey')}"]
-    own = {"org_id": "$response.body#/org_id", f"{made.singular}_id": "$response.body#/id"}
-    links = [line for verb in METHODS if verb in made.verbs for line in _link(made, verb, own)]
-    in_use = {"409": "KeyInUse"} if made.keyed and not made.fields.unique else None
-    if "list" in made.verbs:
-        links += _link(made, "list", {"org_id": "$response.body#/org_id"})
+    errors = COMMON_ERRORS | BODY_ERRORS
+    if resource.fields.unique or resource.has_idempotency:
+        errors |= {"409"}
+    if resource.has_idempotency:
+        errors |= {"422"}
     return [
         "post:",
-        *_head(made, "create", f"Create {made.one}", f"In the organization of the token.{once}"),
-        *indented(key if made.keyed else []),
-        *indented(_body(f"{made.schema}Request", sent(made))),
+        *_head(resource, "create", f"Create {resource.noun_with_article}", " ".join(sentences)),
+        *(_parameter("IdempotencyKey") if resource.has_idempotency else []),
+        *indented(_request_body(f"{resource.schema}Request", request_example(resource))),
         "  responses:",
-        *_answer("201", made.the, headers, made.schema, answered(made), links),
-        *_errors(ALWAYS | {"408", "415"} | _conflicts(made, keyed=made.keyed), in_use),
+        *row_response("201", resource, headers, links_from_create(resource)),
+        *error_responses(errors, conflict="Conflict" if resource.fields.unique else "KeyInUse"),
     ]
 
 
-def _list(made: Resource) -> list[str]:
-    page = {"items": [answered(made)]}
-    org = {"org_id": "$request.path.org_id"}
-    links = _link(made, "list", org | {"cursor": "$response.body#/next"}, "NextPage")
-    if "get" in made.verbs:
-        own = {f"{made.singular}_id": "$response.body#/items/0/id"}
-        links += _link(made, "get", org | own)
+def _list(resource: Resource) -> list[str]:
+    description = (
+        f"Returns {resource.plural_noun} in order of creation, one page at a time."
+        f" {resource.noun_with_article.capitalize()} that exists throughout the iteration appears"
+        " exactly once."
+    )
+    filters = [
+        line for column in filter_columns(resource.fields) for line in _filter(resource, column)
+    ]
     return [
         "get:",
         *_head(
-            made,
-            "list",
-            f"List the {made.words}",
-            "Of the organization of the token, in order of creation, a page at a time. What is\n"
-            "there throughout a walk appears exactly once.",
+            resource, "list", f"List the {resource.plural_noun} of an organization", description
         ),
-        "  parameters:",
-        f"    - $ref: {scalar('#/components/parameters/Limit')}",
-        f"    - $ref: {scalar('#/components/parameters/Cursor')}",
-        *indented([line for column in filters(made.fields) for line in _filter(made, column)], 2),
+        *_parameter("Limit"),
+        "    - $ref: '#/components/parameters/Cursor'",
+        *indented(filters, 2),
         "  responses:",
-        *_answer("200", f"A page of {made.words}", {}, f"{made.schema}Page", page, links),
-        *_errors(ALWAYS),
+        *success_response(
+            "200",
+            f"A page of {resource.plural_noun}",
+            {},
+            f"{resource.schema}Page",
+            {"items": [row_example(resource)]},
+            links_from_list(resource),
+        ),
+        *error_responses(COMMON_ERRORS),
     ]
 
 
-def _filter(made: Resource, column: Field) -> list[str]:
+def _filter(resource: Resource, column: Field) -> list[str]:
     return [
         f"- name: {column.name}",
         "  in: query",
-        f"  description: Only those with this {column.name.replace('_', ' ')}",
+        f"  description: Return only {resource.plural_noun} with this `{column.name}`",
         *entry("  schema", column.schema),
-        f"  example: {scalar(example(column, made))}",
+        f"  example: {scalar(field_example(column, resource))}",
     ]
 
 
-def _on_row(made: Resource, verb: str) -> list[str]:
-    noun = made.singular.replace("_", " ")
-    about = {
-        "get": "Of the organization of the token.",
-        "replace": f"What is not sent of the {noun} is as if it had never been sent.",
-        "update": "Changes what is sent and keeps the rest (JSON merge patch, RFC 7396).",
-        "delete": "Of the organization of the token.",
+def _on_row(resource: Resource, verb: str) -> list[str]:
+    summary = f"{verb.capitalize()} {resource.noun_with_article}"
+    not_found = (
+        f"Responds with 404 if the {resource.noun} does not exist or belongs to another"
+        " organization."
+    )
+    description = {
+        "get": not_found,
+        "replace": "Sets an optional property that the body omits to its default, or else to null.",
+        "update": "Changes only the properties that the body contains; null clears an optional one"
+        " (RFC 7396).",
+        "delete": not_found,
     }[verb]
-    codes = set(ALWAYS)
-    lines = [f"{METHODS[verb]}:", *_head(made, verb, f"{verb.capitalize()} {made.one}", about)]
-    if made.tagged and verb != "get":
-        codes.add("412")
-        lines += ["  parameters:", f"    - $ref: {scalar('#/components/parameters/IfMatch')}"]
+    if verb == "update":
+        summary += " (JSON merge patch)"
+    errors = set(COMMON_ERRORS)
+    lines = [f"{ROW_METHODS[verb]}:", *_head(resource, verb, summary, description)]
+    if resource.has_etag and verb != "get":
+        errors |= {"412"}
+        lines += _parameter("IfMatch")
+    if verb == "replace":
+        lines += indented(_request_body(f"{resource.schema}Request", request_example(resource)))
+    if verb == "update":
+        lines += indented(_request_body(f"{resource.schema}Patch", patch_example(resource)))
     if verb in ("replace", "update"):
-        codes |= {"408", "415"} | _conflicts(made, keyed=False)
-        kind = "Request" if verb == "replace" else "Patch"
-        body = sent(made) if verb == "replace" else changed(made)
-        lines += indented(_body(f"{made.schema}{kind}", body))
+        errors |= BODY_ERRORS | ({"409"} if resource.fields.unique else set())
     lines.append("  responses:")
     if verb == "delete":
-        own = [c for c in made.fields.columns if c.table == made.name]
-        codes |= {"409"} if any(c.on_delete == "restrict" for c in own) else set()
-        return [*lines, "    '204':", "      description: Deleted", *_errors(codes)]
-    row = {"org_id": "$response.body#/org_id", f"{made.singular}_id": "$response.body#/id"}
-    after = ("update", "delete") if verb == "get" else ("get",)
-    links = [line for v in after if v in made.verbs for line in _link(made, v, row)]
-    headers = {"ETag": "ETag"} if made.tagged else {}
-    answer = _answer("200", made.the, headers, made.schema, answered(made), links)
-    return [*lines, *answer, *_errors(codes)]
+        if any(
+            column.table == resource.name and column.on_delete == "restrict"
+            for column in resource.fields.columns
+        ):
+            errors |= {"409"}
+        deleted = ["    '204':", f"      description: The {resource.noun} was deleted"]
+        return [*lines, *deleted, *error_responses(errors)]
+    headers = {"ETag": "ETag"} if resource.has_etag else {}
+    response = row_response("200", resource, headers, links_from_row(resource, verb))
+    return [*lines, *response, *error_responses(errors)]
 
 
-def _conflicts(made: Resource, *, keyed: bool) -> set[str]:
-    return ({"409"} if made.fields.unique or keyed else set()) | ({"422"} if keyed else set())
-
-
-def _head(made: Resource, verb: str, summary: str, about: str) -> list[str]:
-    text = about.split("\n")
-    told = ["  description: |", *indented(text, 2)] if text[1:] else [f"  description: {about}"]
+def _head(resource: Resource, verb: str, summary: str, description: str) -> list[str]:
+    lines = textwrap.wrap(description, DESCRIPTION_WIDTH)
     return [
-        f"  operationId: {made.name}.{verb}",
-        f"  tags: [{made.name}]",
+        f"  operationId: {resource.name}.{verb}",
+        f"  tags: [{resource.name}]",
         f"  summary: {summary}",
-        *told,
+        *(
+            [f"  description: {description}"]
+            if len(lines) == 1
+            else ["  description: |", *indented(lines, 2)]
+        ),
     ]
 
 
-def _body(schema: str, example: dict[str, Any]) -> list[str]:
+def _parameter(component: str) -> list[str]:
+    return ["  parameters:", f"    - $ref: {scalar(f'#/components/parameters/{component}')}"]
+
+
+def _request_body(schema: str, example: dict[str, Any]) -> list[str]:
     return [
         "requestBody:",
         "  required: true",
@@ -193,39 +203,4 @@ def _body(schema: str, example: dict[str, Any]) -> list[str]:
         "    application/json:",
         f"      schema: {ref('schemas', schema)}",
         *entry("      example", example),
-    ]
-
-
-def _answer(
-    code: str, about: str, headers: dict[str, str], schema: str, example: Any, links: list[str]
-) -> list[str]:
-    named = [f"  {name}: {ref('headers', component)}" for name, component in headers.items()]
-    return indented(
-        [
-            f"'{code}':",
-            f"  description: {about}",
-            *indented(["headers:", *named] if named else []),
-            "  content:",
-            "    application/json:",
-            f"      schema: {ref('schemas', schema)}",
-            "      example:",
-            *indented(block(example), 4),
-            *indented(["links:", *indented(links)] if links else []),
-        ],
-        2,
-    )
-
-
-def _errors(codes: set[str], instead: dict[str, str] | None = None) -> list[str]:
-    names = {code: name for code, name in ANSWERS.items() if code in codes} | (instead or {})
-    return [f"    '{code}': {ref('responses', name)}" for code, name in names.items()]
-
-
-def _link(made: Resource, verb: str, parameters: dict[str, str], name: str = "") -> list[str]:
-    many = "".join(word.capitalize() for word in made.name.split("_"))
-    noun = many if verb == "list" else made.schema
-    return [
-        f"{name or verb.capitalize() + noun}:",
-        f"  operationId: {made.name}.{verb}",
-        f"  parameters: {flow(parameters)}",
     ]

@@ -1,4 +1,4 @@
-"""The schemas of one resource: the bodies, the table, the page."""
+"""The schemas of a resource, as lines of YAML: request bodies, the table and its page."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,23 +8,28 @@ from dev.scaffold.resource import Resource
 from dev.scaffold.yaml_text import entry, flow, indented, ref
 
 
-def schemas(made: Resource) -> Iterator[list[str]]:
-    """Yield the bodies, the resource and its page."""
-    columns = made.fields.columns
-    if {"create", "replace"} & {*made.verbs}:
-        wanted = [column.name for column in columns if column.wanted]
-        yield _object(f"{made.schema}Request", wanted, _properties(columns))
-    if "update" in made.verbs:
-        yield _object(f"{made.schema}Patch", [], _properties(columns, defaults=False))
-    service = {"id": "Id", "org_id": "Id"}, {"created_at": "Time"}
-    if made.changes:
-        service[1]["updated_at"] = "Time"
-    before, after = ({k: ref("schemas", v) for k, v in names.items()} for names in service)
-    properties = {**before, **_properties(columns), **after}
-    yield _object(made.schema, list(properties), properties, _table(made))
-    if "list" in made.verbs:
+def schemas(resource: Resource) -> Iterator[list[str]]:
+    """Yield the schemas that the operations use, in the order in which they are written."""
+    columns = resource.fields.columns
+    if "create" in resource.verbs or "replace" in resource.verbs:
+        required = [column.name for column in columns if column.is_required]
+        properties = _properties(columns, with_defaults=True)
+        yield _object(f"{resource.schema}Request", required, properties)
+    if "update" in resource.verbs:
+        # A default in a patch would change a property that the client did not send.
+        yield _object(f"{resource.schema}Patch", [], _properties(columns, with_defaults=False))
+    row = {
+        "id": ref("schemas", "Id"),
+        "org_id": ref("schemas", "Id"),
+        **_properties(columns, with_defaults=True),
+        "created_at": ref("schemas", "Time"),
+    }
+    if resource.is_mutable:
+        row["updated_at"] = ref("schemas", "Time")
+    yield _object(resource.schema, list(row), row, _table(resource))
+    if "list" in resource.verbs:
         yield [
-            f"{made.schema}Page:",
+            f"{resource.schema}Page:",
             "  type: object",
             "  additionalProperties: false",
             "  required: [items]",
@@ -32,48 +37,56 @@ def schemas(made: Resource) -> Iterator[list[str]]:
             "    items:",
             "      type: array",
             "      maxItems: 100",
-            f"      items: {ref('schemas', made.schema)}",
+            f"      items: {ref('schemas', resource.schema)}",
             f"    next: {ref('schemas', 'Cursor')}",
         ]
 
 
-def _table(made: Resource) -> list[str]:
-    fields = made.fields
-    lines = ["x-table:", f"  name: {made.name}"]
+def _table(resource: Resource) -> list[str]:
+    fields = resource.fields
+    lines = ["x-table:", f"  name: {resource.name}"]
     if fields.unique:
-        lines.append(f"  unique: {flow([[*names] for names in fields.unique])}")
-    referring = [column for column in fields.columns if column.table]
-    if referring:
+        lines.append(f"  unique: {flow([list(names) for names in fields.unique])}")
+    references = [column for column in fields.columns if column.table]
+    if references:
         lines.append("  references:")
-    for column in referring:
+    for column in references:
         target = {"table": column.table, "on_delete": column.on_delete}
         lines.append(f"    {column.name}: {flow(target)}")
     if fields.indexes:
-        lines.append(f"  indexes: {flow([[*names] for names in fields.indexes])}")
+        lines.append(f"  indexes: {flow([list(names) for names in fields.indexes])}")
     return lines
 
 
 def _object(
-    name: str, required: list[str], properties: dict[str, Any], extra: list[str] | None = None
+    name: str,
+    required: list[str],
+    properties: dict[str, Any],
+    extensions: list[str] | None = None,
 ) -> list[str]:
     lines = [f"{name}:", "  type: object", "  additionalProperties: false"]
     if required:
         lines += entry("  required", required)
-    lines += [*indented(extra or []), "  properties:"]
+    lines += [*indented(extensions or []), "  properties:"]
     for key, schema in properties.items():
-        whole = isinstance(schema, str)
-        lines += [f"    {key}: {schema}"] if whole else entry(f"    {key}", schema)
+        is_ref = isinstance(schema, str)
+        lines += [f"    {key}: {schema}"] if is_ref else entry(f"    {key}", schema)
     return lines
 
 
-def _properties(columns: tuple[Field, ...], *, defaults: bool = True) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _properties(columns: tuple[Field, ...], *, with_defaults: bool) -> dict[str, Any]:
+    """Return the schema of each column: a mapping, or a `$ref` that is YAML already."""
+    properties: dict[str, Any] = {}
     for column in columns:
-        nullable = {"nullable": True} if column.optional else {}
-        default = {"default": column.default} if defaults and column.default is not None else {}
-        found[column.name] = {**column.schema, **nullable, **default}
-        if found[column.name] == {"type": "string", "format": "uuid"}:
-            found[column.name] = ref("schemas", "Id")
-        if found[column.name] == {"type": "string", "format": "date-time"}:
-            found[column.name] = ref("schemas", "Time")
-    return found
+        schema = dict(column.schema)
+        if column.optional:
+            schema["nullable"] = True
+        if with_defaults and column.default is not None:
+            schema["default"] = column.default
+        if schema == {"type": "string", "format": "uuid"}:
+            properties[column.name] = ref("schemas", "Id")
+        elif schema == {"type": "string", "format": "date-time"}:
+            properties[column.name] = ref("schemas", "Time")
+        else:
+            properties[column.name] = schema
+    return properties

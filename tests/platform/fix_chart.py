@@ -1,4 +1,4 @@
-"""The generated chart, rendered by Helm, and what Kubernetes and Pod Security would say to it."""
+"""The generated chart, rendered by Helm, and checks against Kubernetes and Pod Security."""
 
 import json
 import re
@@ -14,7 +14,8 @@ import kubernetes_validate
 import yaml
 
 from codegen.__main__ import generate
-from codegen.render import Files, Overrides
+from codegen.files import Files
+from codegen.overrides import Overrides
 
 Manifest = dict[str, Any]
 
@@ -24,16 +25,17 @@ SHIPPED = ROOT / "charts" / "covenant"
 ENVIRONMENTS = ("local", "staging", "production")
 KUBERNETES = [f"1.{minor}" for minor in range(31, 38)]
 SCHEMAS = Path(kubernetes_validate.__file__).parent / "kubernetes-json-schema"
-# RFC 1123, and the API server's own rule for the values of labels.
+# RFC 1123, and the API server's rule for label values.
 LABEL_VALUE = re.compile(r"(?=.{1,63}$)[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 OBJECT_NAME = re.compile(r"(?=.{1,63}$)[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 
 
-def generated(contract: Path, own: Overrides | None = None) -> Files:
-    return generate(contract, None, own or Overrides({}, {}))
+def generated(contract: Path) -> Files:
+    """Return the files generated from a contract without handlers and overrides."""
+    return generate(contract, None, Overrides())
 
 
-def planted(root: Path, files: Files) -> Path:
+def write_files(root: Path, files: Files) -> Path:
     """Write generated files below `root` and return it."""
     for path, text in files.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +53,7 @@ def environment_values(environment: str, chart: Path = SHIPPED) -> dict[str, Any
 def rendered(
     values: Mapping[str, Any], chart: Path = SHIPPED, namespace: str = "covenant-test"
 ) -> list[Manifest]:
-    """Return every manifest that Helm renders, in the order of its template's name."""
+    """Return every manifest that Helm renders, in the order of the template names."""
     with helm.Chart.load(str(chart)) as loaded:
         templates = loaded.render(dict(values), name=chart.name, namespace=namespace)
     return list(documents(templates))
@@ -59,7 +61,7 @@ def rendered(
 
 @cache
 def shipped(environment: str) -> tuple[Manifest, ...]:
-    """Return the manifests of one environment; not to be changed."""
+    """Return the manifests of one environment, shared between tests: do not modify them."""
     return tuple(rendered(environment_values(environment), namespace=f"covenant-{environment}"))
 
 
@@ -72,8 +74,9 @@ def documents(templates: Mapping[str, str]) -> Iterator[Manifest]:
 
 
 def named(manifests: Any, kind: str, name: str) -> Manifest:
-    (found,) = [m for m in manifests if m["kind"] == kind and m["metadata"]["name"] == name]
-    return dict(found)
+    """Return the one manifest of a kind and name."""
+    (match,) = [m for m in manifests if m["kind"] == kind and m["metadata"]["name"] == name]
+    return dict(match)
 
 
 def kinds(manifests: Any) -> set[str]:
@@ -81,6 +84,7 @@ def kinds(manifests: Any) -> set[str]:
 
 
 def pod_specs(manifests: Any) -> Iterator[tuple[str, Manifest]]:
+    """Yield (kind/name, pod spec) of every manifest with a pod template."""
     for manifest in manifests:
         if "template" in manifest.get("spec", {}):
             name = f"{manifest['kind']}/{manifest['metadata']['name']}"
@@ -107,7 +111,7 @@ def definitions(kubernetes: str) -> tuple[str, Any]:
 
 @cache
 def strict_schema(kind: str, api_version: str, kubernetes: str) -> Any:
-    """Return the schema of kubernetes-validate, whose own `validate` reads 5 MB at each call."""
+    """Return a schema of kubernetes-validate, whose `validate` reads 5 MB on every call."""
     folder, registry = definitions(kubernetes)
     version = re.sub(r"^([^./]*)(?:\.[^/]*)?/", r"\1-", api_version)
     file = SCHEMAS / folder / f"{kind.lower()}-{version}.json"
@@ -117,26 +121,26 @@ def strict_schema(kind: str, api_version: str, kubernetes: str) -> Any:
 
 
 def invalid(manifest: Manifest, kubernetes: str = KUBERNETES[0]) -> list[str]:
-    """Return why the API server would refuse a manifest; unknown kinds and fields are faults."""
+    """Return the reasons to reject a manifest, as the API server would, or for unknown fields."""
     where = f"{manifest['kind']}/{manifest['metadata'].get('name')}"
-    faults = [f"{where}: {fault}" for fault in bad_metadata(manifest)]
+    errors = [f"{where}: {error}" for error in invalid_metadata(manifest)]
     if custom := custom_schema(manifest["kind"]):
-        return faults + [
+        return errors + [
             f"{where}: {list(error.instance_path)}: {error.message}"
             for error in custom.iter_errors(manifest)
         ]
     validator = strict_schema(manifest["kind"], manifest["apiVersion"], kubernetes)
     if validator is None:
-        return [*faults, f"{where}: unknown kind"]
-    faults += [
+        return [*errors, f"{where}: unknown kind"]
+    errors += [
         f"{where}: {list(error.instance_path)}: {error.message}"
         for error in validator.iter_errors(manifest)
     ]
-    return faults
+    return errors
 
 
-def bad_metadata(manifest: Manifest) -> Iterator[str]:
-    """Yield names, labels and annotations that the schemas let pass, and the API server not."""
+def invalid_metadata(manifest: Manifest) -> Iterator[str]:
+    """Yield names, labels and annotations that only the API server rejects, not the schemas."""
     metadata = manifest["metadata"]
     if not OBJECT_NAME.fullmatch(metadata["name"]):
         yield f"name {metadata['name']!r}"
@@ -152,7 +156,7 @@ def bad_metadata(manifest: Manifest) -> Iterator[str]:
 
 
 def unrestricted(pod: Manifest) -> Iterator[str]:
-    """Yield what breaks Pod Security "restricted" (kubernetes.io), or good practice beyond it."""
+    """Yield violations of Pod Security "restricted" (kubernetes.io) and of stricter practice."""
     context = pod.get("securityContext", {})
     for key in ("hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"):
         if pod.get(key):
@@ -164,16 +168,16 @@ def unrestricted(pod: Manifest) -> Iterator[str]:
     if pod.get("automountServiceAccountToken") is not False:
         yield "automountServiceAccountToken"
     for container in [*pod.get("initContainers", []), *pod["containers"]]:
-        own = {**context, **container.get("securityContext", {})}
-        if own.get("runAsNonRoot") is not True or not own.get("runAsUser"):
+        effective = {**context, **container.get("securityContext", {})}
+        if effective.get("runAsNonRoot") is not True or not effective.get("runAsUser"):
             yield "runs as root"
-        if own.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"):
+        if effective.get("seccompProfile", {}).get("type") not in ("RuntimeDefault", "Localhost"):
             yield "seccompProfile"
-        if own.get("allowPrivilegeEscalation") is not False or own.get("privileged"):
+        if effective.get("allowPrivilegeEscalation") is not False or effective.get("privileged"):
             yield "allowPrivilegeEscalation"
-        if own.get("capabilities") != {"drop": ["ALL"]}:
+        if effective.get("capabilities") != {"drop": ["ALL"]}:
             yield "capabilities"
-        if own.get("readOnlyRootFilesystem") is not True:
+        if effective.get("readOnlyRootFilesystem") is not True:
             yield "readOnlyRootFilesystem"
         if any("hostPort" in port for port in container.get("ports", [])):
             yield "hostPort"
@@ -184,19 +188,19 @@ def unrestricted(pod: Manifest) -> Iterator[str]:
 
 
 def golden() -> dict[str, str]:
-    """Return what one fixed contract makes: manifests by the name of their golden file."""
+    """Return the manifests of one fixed contract as YAML, by the name of the golden file."""
     files = generated(HERE / "contracts" / "generate_golden.yaml")
     with TemporaryDirectory() as root:
-        chart = planted(Path(root), files) / "charts" / "golden"
+        chart = write_files(Path(root), files) / "charts" / "golden"
         manifests = {
             environment: rendered(environment_values(environment, chart), chart, "golden")
             for environment in ENVIRONMENTS
         }
     return {
         f"{environment}.yaml": yaml.dump_all(
-            found, Dumper=yaml.CSafeDumper, sort_keys=False, width=100
+            parsed, Dumper=yaml.CSafeDumper, sort_keys=False, width=100
         )
-        for environment, found in manifests.items()
+        for environment, parsed in manifests.items()
     }
 
 

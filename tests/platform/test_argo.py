@@ -1,4 +1,4 @@
-"""What Argo CD is given: the applications, what their projects let them do, and where from."""
+"""The generated Argo CD manifests: Applications, their Projects, and their sources."""
 
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,12 @@ APPS = ("project.yaml", "application.yaml", "cloudnative-pg.yaml")
 
 
 def manifests(environment: str) -> list[Manifest]:
+    """Return every Argo CD manifest of an environment."""
     files = sorted((ARGO / environment).rglob("*.yaml"))
     return [m for file in files for m in yaml.safe_load_all(file.read_text("utf-8"))]
 
 
-def grants(project: Manifest) -> set[tuple[str, str]]:
+def granted_kinds(project: Manifest) -> set[tuple[str, str]]:
     return {(k["group"], k["kind"]) for k in project["spec"]["namespaceResourceWhitelist"]}
 
 
@@ -30,17 +31,17 @@ def group_and_kind(manifest: Manifest) -> tuple[str, str]:
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_every_manifest_is_valid(environment: str) -> None:
-    assert [fault for m in manifests(environment) for fault in invalid(m)] == []
+    assert [error for m in manifests(environment) for error in invalid(m)] == []
 
 
-def test_an_application_that_argo_cd_refuses_is_seen() -> None:
+def test_an_invalid_application_is_detected() -> None:
     broken: Any = named(manifests("local"), "Application", "covenant-local")
     broken["spec"]["syncPolicy"]["automatic"] = {}
     assert len(invalid(broken)) == 1
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_an_application_prunes_heals_and_tries_again(environment: str) -> None:
+def test_an_application_prunes_heals_and_retries(environment: str) -> None:
     application = named(manifests(environment), "Application", f"covenant-{environment}")
     policy = application["spec"]["syncPolicy"]
     assert policy["automated"] == {"prune": True, "selfHeal": True}
@@ -52,7 +53,7 @@ def test_an_application_prunes_heals_and_tries_again(environment: str) -> None:
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_an_application_renders_the_chart_with_values_that_exist(environment: str) -> None:
+def test_an_application_renders_the_chart_with_existing_values(environment: str) -> None:
     application = named(manifests(environment), "Application", f"covenant-{environment}")
     source = application["spec"]["source"]
     for file in source["helm"]["valueFiles"]:
@@ -62,10 +63,10 @@ def test_an_application_renders_the_chart_with_values_that_exist(environment: st
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_a_project_grants_what_its_application_needs_and_no_secret(environment: str) -> None:
+def test_a_project_grants_the_kinds_of_its_application_and_no_secret(environment: str) -> None:
     project = named(manifests(environment), "AppProject", f"covenant-{environment}")
-    assert {group_and_kind(m) for m in shipped(environment)} <= grants(project)
-    assert ("", "Secret") not in grants(project)
+    assert {group_and_kind(m) for m in shipped(environment)} <= granted_kinds(project)
+    assert ("", "Secret") not in granted_kinds(project)
     assert project["spec"]["clusterResourceWhitelist"] == [{"group": "", "kind": "Namespace"}]
 
 
@@ -79,22 +80,22 @@ def test_no_project_grants_everything() -> None:
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
 def test_every_application_stays_inside_its_project(environment: str) -> None:
-    found = manifests(environment)
-    for application in (m for m in found if m["kind"] == "Application"):
+    generated = manifests(environment)
+    for application in (m for m in generated if m["kind"] == "Application"):
         spec = application["spec"]
-        project = named(found, "AppProject", spec["project"])["spec"]
+        project = named(generated, "AppProject", spec["project"])["spec"]
         assert spec["source"]["repoURL"] in project["sourceRepos"]
         assert spec["destination"] in project["destinations"]
 
 
-def test_the_repository_and_its_revision_come_from_one_place() -> None:
+def test_only_the_contract_names_the_repository_and_its_revision() -> None:
     for environment in ENVIRONMENTS:
         for application in (m for m in manifests(environment) if m["kind"] == "Application"):
             source = application["spec"]["source"]
             if application["metadata"]["name"] != "cloudnative-pg":
                 assert source["repoURL"] == SOURCE["repository"]
                 assert source["targetRevision"] == SOURCE["revision"]
-    written = [
+    mentions = [
         file
         for folder in ("codegen", "openapi")
         for file in (ROOT / folder).rglob("*")
@@ -102,17 +103,17 @@ def test_the_repository_and_its_revision_come_from_one_place() -> None:
         and file.suffix != ".pyc"
         and SOURCE["repository"] in file.read_text("utf-8")
     ]
-    assert written == [contract.DEFAULT]
+    assert mentions == [contract.DEFAULT]
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS)
-def test_the_root_finds_every_other_manifest_and_not_itself(environment: str) -> None:
+def test_the_root_application_includes_every_manifest_but_its_own(environment: str) -> None:
     root = named(manifests(environment), "Application", f"covenant-{environment}-root")
     folder = ROOT / root["spec"]["source"]["path"]
     assert {file.name for file in folder.iterdir()} == set(APPS)
     project = named(manifests(environment), "AppProject", f"covenant-{environment}-root")
-    inner = [m for file in folder.iterdir() for m in yaml.safe_load_all(file.read_text("utf-8"))]
-    assert {group_and_kind(m) for m in inner} == grants(project)
+    included = [m for file in folder.iterdir() for m in yaml.safe_load_all(file.read_text("utf-8"))]
+    assert {group_and_kind(m) for m in included} == granted_kinds(project)
 
 
 def test_the_operator_is_pinned_to_a_commit() -> None:
@@ -121,6 +122,6 @@ def test_the_operator_is_pinned_to_a_commit() -> None:
     assert set(operator["targetRevision"]) <= set("0123456789abcdef")
 
 
-def test_there_is_a_folder_for_every_environment_and_nothing_else() -> None:
+def test_every_environment_has_a_folder() -> None:
     assert {folder.name for folder in ARGO.iterdir()} == set(ENVIRONMENTS)
     assert all(Path(folder, "root.yaml").is_file() for folder in ARGO.iterdir())

@@ -1,4 +1,4 @@
-"""The scripts that the Jobs of the chart run: against the service, and against an API server."""
+"""The scripts in the chart's Jobs, run against the service and a fake API server."""
 
 import base64
 import json
@@ -23,17 +23,19 @@ from tests.platform.fix_tools import tool
 
 
 def job(name: str, environment: str = "local") -> Manifest:
-    (found,) = [pod for at, pod in pod_specs(shipped(environment)) if at == f"Job/covenant-{name}"]
-    container: Manifest = found["containers"][0]
+    """Return the container of a Job."""
+    pods = dict(pod_specs(shipped(environment)))
+    container: Manifest = pods[f"Job/covenant-{name}"]["containers"][0]
     return container
 
 
 def run(container: Manifest, script: str, **settings: str) -> "subprocess.CompletedProcess[str]":
+    """Run a script with the environment variables of its container."""
     assert container["command"] == ["python", "-c"]
-    given = {v["name"]: v["value"] for v in container["env"] if "value" in v}
+    environment = {v["name"]: v["value"] for v in container["env"] if "value" in v}
     return subprocess.run(
         [sys.executable, "-c", script],
-        env={"PATH": os.environ["PATH"], **given, **settings},
+        env={"PATH": os.environ["PATH"], **environment, **settings},
         capture_output=True,
         text=True,
         timeout=120,
@@ -46,38 +48,39 @@ def run(container: Manifest, script: str, **settings: str) -> "subprocess.Comple
 @pytest.mark.parametrize("name", ["test-sign-in", "test-create", "test-tenants"])
 def test_the_charts_tests_pass_against_the_service(service: Service, name: str) -> None:
     container = job(name)
-    done = run(container, container["args"][0], BASE_URL=service.url)
-    assert done.returncode == 0, done.stderr
+    result = run(container, container["args"][0], BASE_URL=service.url)
+    assert result.returncode == 0, result.stderr
     if name == "test-tenants":
         paths = [o.path for o in contract.load(handlers=None).operations.values()]
         count = sum("{org_id}" in path for path in paths)
-        assert f"with {count} operations" in done.stdout
+        assert f"with {count} operations" in result.stdout
 
 
 @pytest.mark.parametrize(
     ("name", "old", "new"),
     [
-        # What each script would see of a service that is broken in the way it looks for.
-        ("test-sign-in", 'found["iss"] == os.environ["ISSUER"]', 'found["iss"] == "other"'),
-        ("test-sign-in", "status == 401", "status == 200"),
-        ("test-create", "[tenant]", "[]"),
-        ("test-tenants", "ids = {TENANT: other}", "ids = {TENANT: other}; token = other_token"),
+        # Each change makes the script see a service with the defect it tests for.
+        ("test-sign-in", 'payload["iss"] == os.environ["ISSUER"]', 'payload["iss"] == "other"'),
+        ("test-sign-in", "check_status(id, 401,", "check_status(id, 200,"),
+        ("test-create", "listed == [tenant]", "listed == []"),
+        ("test-tenants", "TENANT: other_tenant}\n", "TENANT: other_tenant}; token = other_token\n"),
+        ("test-tenants", "same = comparable(foreign)", "same = foreign"),
     ],
 )
-def test_the_charts_tests_fail_for_a_service_that_does_not_keep_its_word(
+def test_the_charts_tests_fail_for_a_defective_service(
     service: Service, name: str, old: str, new: str
 ) -> None:
     container = job(name)
     assert old in container["args"][0]
-    done = run(container, container["args"][0].replace(old, new), BASE_URL=service.url)
-    assert done.returncode == 1, done.stdout
+    result = run(container, container["args"][0].replace(old, new), BASE_URL=service.url)
+    assert result.returncode == 1, result.stdout
 
 
 # Bootstrap
 
 
 class Api(BaseHTTPRequestHandler):
-    """As much of an API server as creates Secrets: 409 for a name that is taken."""
+    """A fake API server that only creates Secrets and responds with 409 if the name exists."""
 
     secrets: ClassVar[dict[str, Any]] = {}
 
@@ -88,19 +91,19 @@ class Api(BaseHTTPRequestHandler):
             self.headers["Authorization"] == "Bearer the-token"
             and self.path == "/api/v1/namespaces/here/secrets"
         )
-        taken = name in self.secrets
-        if allowed and not taken:
+        exists = name in self.secrets
+        if allowed and not exists:
             self.secrets[name] = body
-        self.send_response(403 if not allowed else 409 if taken else 201)
+        self.send_response(403 if not allowed else 409 if exists else 201)
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 @pytest.fixture
 def api(tmp_path: Path) -> Iterator[HTTPServer]:
-    """An API server whose token and certificate are in `tmp_path`, as a pod has them."""
+    """Start an API server; its token and certificate are in `tmp_path`, as mounted in a pod."""
     key, certificate = tmp_path / "key.pem", tmp_path / "ca.crt"
     subprocess.run(
         [
@@ -126,6 +129,7 @@ def api(tmp_path: Path) -> Iterator[HTTPServer]:
 
 
 def bootstrap(api: HTTPServer, folder: Path) -> "subprocess.CompletedProcess[str]":
+    """Run the bootstrap Job against `api`, with the token and certificate in `folder`."""
     container = job("bootstrap")
     return run(
         container,
@@ -136,22 +140,22 @@ def bootstrap(api: HTTPServer, folder: Path) -> "subprocess.CompletedProcess[str
     )
 
 
-def test_the_bootstrap_makes_what_is_missing_and_leaves_what_is_there(
+def test_the_bootstrap_creates_missing_secrets_and_keeps_existing_ones(
     api: HTTPServer, tmp_path: Path
 ) -> None:
     first = bootstrap(api, tmp_path)
     assert first.returncode == 0, first.stderr
-    made = json.loads(json.dumps(Api.secrets))
-    assert made.keys() == {"covenant-keys", "covenant-database", "covenant-migration"}
+    created = json.loads(json.dumps(Api.secrets))
+    assert created.keys() == {"covenant-keys", "covenant-database", "covenant-migration"}
     second = bootstrap(api, tmp_path)
     assert second.returncode == 0
-    assert second.stdout.count("exists") == 3
-    assert Api.secrets == made
+    assert second.stdout.count("already exists") == 3
+    assert Api.secrets == created
     del Api.secrets["covenant-database"]
     assert "covenant-database: created" in bootstrap(api, tmp_path).stdout
 
 
-def test_the_bootstraps_secrets_are_what_the_service_and_postgresql_read(
+def test_the_service_and_postgresql_can_read_the_created_secrets(
     api: HTTPServer, tmp_path: Path
 ) -> None:
     bootstrap(api, tmp_path)
@@ -159,11 +163,11 @@ def test_the_bootstraps_secrets_are_what_the_service_and_postgresql_read(
         name: {k: base64.b64decode(v).decode() for k, v in secret["data"].items()}
         for name, secret in Api.secrets.items()
     }
-    ring = tmp_path / "ring"
-    ring.mkdir()
+    folder = tmp_path / "keys"
+    folder.mkdir()
     for name, text in data["covenant-keys"].items():
-        (ring / name).write_text(text)
-    assert keys.KeyRing(ring)
+        (folder / name).write_text(text)
+    assert keys.KeyRing(folder)
     for name, user in (("database", "covenant_app"), ("migration", "covenant_owner")):
         secret = data[f"covenant-{name}"]
         assert Api.secrets[f"covenant-{name}"]["type"] == "kubernetes.io/basic-auth"
@@ -175,8 +179,8 @@ def test_the_bootstraps_secrets_are_what_the_service_and_postgresql_read(
     assert data["covenant-database"]["password"] != data["covenant-migration"]["password"]
 
 
-def test_the_bootstrap_fails_when_it_may_not(api: HTTPServer, tmp_path: Path) -> None:
+def test_the_bootstrap_fails_without_permission(api: HTTPServer, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("another")
-    done = bootstrap(api, tmp_path)
-    assert done.returncode == 1
-    assert "the API server answers 403" in done.stderr
+    result = bootstrap(api, tmp_path)
+    assert result.returncode == 1
+    assert "the API server responded with 403" in result.stderr

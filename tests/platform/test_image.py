@@ -1,4 +1,4 @@
-"""What the Dockerfile and the workflows say, without Docker; image_flow.py runs the image."""
+"""Static checks of the Dockerfile and the workflows; image_flow.py runs the image."""
 
 import re
 from pathlib import Path
@@ -16,13 +16,13 @@ def final_stage() -> str:
     return DOCKERFILE.rpartition("\nFROM ")[2]
 
 
-def test_every_stage_stands_on_the_base_that_is_given() -> None:
+def test_every_stage_uses_the_given_base_image() -> None:
     assert re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE) == ["python:3.12-slim"]
     bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
     assert set(bases) == {"${PYTHON_IMAGE}", "packages"}
 
 
-def test_only_wheels_with_their_hashes_are_installed() -> None:
+def test_only_wheels_with_hashes_are_installed() -> None:
     (install,) = re.findall(r"pip [^&]*install[^&]*", DOCKERFILE.replace("\\\n", " "))
     assert "--require-hashes" in install
     assert "--only-binary :all:" in install
@@ -38,7 +38,7 @@ def test_the_final_stage_runs_nothing_as_root() -> None:
     assert 'CMD ["serve"]' in stage
 
 
-def test_the_context_holds_only_what_the_image_does() -> None:
+def test_the_build_context_contains_only_what_the_image_copies() -> None:
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     rules = [line for line in lines if line and not line.startswith("#")]
     assert rules[0] == "*"
@@ -46,8 +46,13 @@ def test_the_context_holds_only_what_the_image_does() -> None:
     assert allowed == set(re.findall(r"^COPY (?!--)(\S+) ", DOCKERFILE, re.MULTILINE))
 
 
+def test_the_image_contains_no_development_code() -> None:
+    copied = set(re.findall(r"^COPY (?!--)(\S+) /app/", DOCKERFILE, re.MULTILINE))
+    assert copied == {"openapi", "db", "service", "handlers"}
+
+
 @pytest.mark.parametrize("file", WORKFLOWS, ids=lambda file: file.stem)
-def test_every_action_is_pinned_by_commit_and_every_right_is_named(file: Path) -> None:
+def test_every_action_is_pinned_by_commit_and_every_job_lists_its_permissions(file: Path) -> None:
     text = file.read_text("utf-8")
     for action, comment in re.findall(r"uses: (\S+)(.*)$", text, re.MULTILINE):
         assert re.fullmatch(r"[\w./-]+@[0-9a-f]{40}", action), action
@@ -57,14 +62,14 @@ def test_every_action_is_pinned_by_commit_and_every_right_is_named(file: Path) -
     assert all("permissions" in job for job in workflow["jobs"].values())
 
 
-def test_no_workflow_puts_what_others_write_into_a_shell() -> None:
+def test_no_workflow_expands_expressions_in_a_shell_script() -> None:
     for file in WORKFLOWS:
         for job in yaml.safe_load(file.read_text("utf-8"))["jobs"].values():
             for step in job["steps"]:
                 assert "${{" not in step.get("run", ""), step
 
 
-def test_the_workflows_run_what_a_checkout_runs() -> None:
+def test_the_workflows_run_the_same_checks_as_a_checkout() -> None:
     for name in ("ci", "release"):
         text = (ROOT / ".github" / "workflows" / f"{name}.yml").read_text("utf-8")
         assert "run: .ci/run" in text

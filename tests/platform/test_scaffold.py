@@ -1,7 +1,8 @@
-"""`make resource`: what it writes is a contract without a fault, and all else stays as it was."""
+"""`make resource`: the result is a valid contract, and everything else in it stays unchanged."""
 
 import difflib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,14 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dev import lint
-from dev.breaking.change import SAFE
-from dev.breaking.gate import compare_revisions, read
-from dev.scaffold.__main__ import main, write
-from dev.scaffold.fields import GRAMMAR, ScaffoldError
-from dev.scaffold.request import ResourceRequest
+from dev.breaking.change import Severity
+from dev.breaking.gate import compare_revisions, parse_revision
+from dev.scaffold.__main__ import HELP, main, write
+from dev.scaffold.field_types import ScaffoldError
+from dev.scaffold.request import ResourceRequest, singular_of
 from evidence.harness.processes import ROOT
 from openapi import contract
 from openapi.contract import Contract, ContractError
+from openapi.tables import SERVICE_COLUMNS
 
 TASKS = "title:string(1..200) done:boolean=false due:date-time? unique(title)"
 EVERY = """
@@ -29,27 +31,40 @@ EVERY = """
     pp:email? qq:enum(open|closed|2)=2 rr:ref(tasks) ss:ref(tasks,restrict)?
     tt:array(string(1..40),20) uu:array(enum(a|b))? vv:ref(things)?
     unique(aa) unique(rr,ff) index(kk) index(qq,kk)"""
+# Names of modules of the service, and the singular where it is required.
+INTERNAL_NAMES = {
+    "keys": "",
+    "tokens": "",
+    "columns": "",
+    "resource": "resource",
+    "security": "security",
+    "status": "status",
+    "runtime": "runtime",
+}
 
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
+    """A copy of the shipped contract."""
     return Path(shutil.copy(contract.DEFAULT, tmp_path / "openapi.yaml"))
 
 
-def added(file: Path, name: str, fields: str, **more: str) -> Contract:
-    write(file, contract.DEFAULT_HANDLERS, ResourceRequest(name, fields, **more))
+def added(file: Path, name: str, fields: str, **options: str) -> Contract:
+    """Return the contract after a resource is added to it."""
+    write(file, contract.DEFAULT_HANDLERS, ResourceRequest(name, fields, **options))
     return contract.load(file)
 
 
-def body(loaded: Contract, id: str) -> dict[str, Any]:
-    declared = loaded.operations[id].body
-    assert declared is not None
-    media: dict[str, Any] = declared["content"]["application/json"]
-    return media
+def body_schema(loaded: Contract, id: str) -> dict[str, Any]:
+    """Return the schema of an operation's request body."""
+    body = loaded.operations[id].body
+    assert body is not None
+    schema: dict[str, Any] = body["content"]["application/json"]["schema"]
+    return schema
 
 
-def test_tasks_are_five_operations_on_a_table_and_every_gate_is_content(file: Path) -> None:
-    old = read(file.read_bytes(), "old")
+def test_tasks_are_five_operations_on_a_table_and_every_check_passes(file: Path) -> None:
+    old = parse_revision(file.read_bytes(), "old")
     loaded = added(file, "tasks", TASKS)
 
     assert [id for id in loaded.operations if id.startswith("tasks.")] == [
@@ -61,11 +76,11 @@ def test_tasks_are_five_operations_on_a_table_and_every_gate_is_content(file: Pa
     ]
     assert table.unique == (("title",),)
     assert lint.lint(loaded) == []
-    judgement = compare_revisions(old, read(file.read_bytes(), "new"))
-    assert {change.kind for change, _ in judgement.changes} == {SAFE}
+    verdict = compare_revisions(old, parse_revision(file.read_bytes(), "new"))
+    assert {change.severity for change, _ in verdict.changes} == {Severity.SAFE}
 
 
-def test_every_type_becomes_the_column_that_it_says(file: Path) -> None:
+def test_every_type_becomes_a_column(file: Path) -> None:
     added(file, "tasks", TASKS)
     table = added(file, "things", EVERY).tables["things"]
     columns = {column.name: column for column in table.columns}
@@ -92,19 +107,19 @@ def test_every_type_becomes_the_column_that_it_says(file: Path) -> None:
     assert table.indexes == (("kk",), ("qq", "kk"))
 
 
-def test_what_must_be_sent_is_what_has_no_other_value(file: Path) -> None:
+def test_a_field_is_required_unless_it_is_optional_or_has_a_default(file: Path) -> None:
     loaded = added(file, "tasks", TASKS, verbs="create replace update")
-    created = body(loaded, "tasks.create")["schema"]
-    assert created["required"] == ["title"]
-    assert created["properties"]["done"]["default"] is False
-    assert body(loaded, "tasks.replace")["schema"] == created
-    changed = body(loaded, "tasks.update")["schema"]
-    assert "required" not in changed
-    # A default in a change would set what nobody meant.
-    assert not any("default" in schema for schema in changed["properties"].values())
+    create = body_schema(loaded, "tasks.create")
+    assert create["required"] == ["title"]
+    assert create["properties"]["done"]["default"] is False
+    assert body_schema(loaded, "tasks.replace") == create
+    update = body_schema(loaded, "tasks.update")
+    assert "required" not in update
+    # A default in a patch would change a property that the client did not send.
+    assert not any("default" in schema for schema in update["properties"].values())
 
 
-def test_lists_are_filtered_by_what_an_index_leads_to(file: Path) -> None:
+def test_lists_are_filtered_by_references_and_single_indexes(file: Path) -> None:
     added(file, "tasks", TASKS)
     fields = "task_id:ref(tasks) day:date text:text index(day) index(day,task_id)"
     loaded = added(file, "notes", fields)
@@ -112,7 +127,7 @@ def test_lists_are_filtered_by_what_an_index_leads_to(file: Path) -> None:
     assert names == ["org_id", "limit", "cursor", "task_id", "day"]
 
 
-def test_a_fuzzer_finds_its_way_by_links(file: Path) -> None:
+def test_links_lead_to_every_operation(file: Path) -> None:
     added(file, "tasks", TASKS)
     loaded = added(file, "notes", "task_id:ref(tasks) other_id:ref(tasks)? text:text")
     links = {
@@ -130,7 +145,7 @@ def test_a_fuzzer_finds_its_way_by_links(file: Path) -> None:
     }
 
 
-def test_what_is_kept_from_being_deleted_says_so(file: Path) -> None:
+def test_a_deletion_that_a_reference_can_prevent_declares_409(file: Path) -> None:
     loaded = added(file, "tasks", TASKS)
     assert "409" not in loaded.operations["tasks.delete"].responses
     loaded = added(file, "notes", "task_id:ref(tasks,restrict) note_id:ref(notes,restrict)?")
@@ -141,11 +156,11 @@ def test_what_is_kept_from_being_deleted_says_so(file: Path) -> None:
 
 
 @pytest.mark.parametrize("newline", ["\n", "\r\n"])
-@pytest.mark.parametrize("last", ["", "newline"])
-def test_lines_are_only_added(file: Path, newline: str, last: str) -> None:
-    before = file.read_text().rstrip("\n") + ("\n" if last else "")
+@pytest.mark.parametrize("last_newline", ["\n", ""])
+def test_lines_are_only_inserted(file: Path, newline: str, last_newline: str) -> None:
+    before = file.read_text().rstrip("\n") + last_newline
     before = before.replace("      summary: List the projects\n", "      summary: List # all\n")
-    before = before.replace("\ntags:\n", "\n# Mine: é, 日本.\n\ntags: # all of them\n")
+    before = before.replace("\ntags:\n", "\n# Ours: é, 日本.\n\ntags: # all of them\n")
     file.write_text(before.replace("\n", newline), newline="")
     added(file, "tasks", TASKS)
 
@@ -157,107 +172,202 @@ def test_lines_are_only_added(file: Path, newline: str, last: str) -> None:
     assert file.stat().st_mode == contract.DEFAULT.stat().st_mode
 
 
-def test_nothing_is_left_beside_the_contract(file: Path) -> None:
+def test_no_temporary_file_remains(file: Path) -> None:
     added(file, "tasks", TASKS)
     assert list(file.parent.iterdir()) == [file]
 
 
 @pytest.mark.parametrize(
-    ("asked", "reason"),
+    ("arguments", "message"),
     [
-        (("", TASKS), "NAME: missing"),
-        (("Tasks", TASKS), "NAME: `Tasks` is no plural in snake_case"),
+        (("", TASKS), "NAME is missing: the plural of the resource, such as NAME=tasks"),
+        (("Tasks", TASKS), "NAME: `Tasks` must be snake_case and at most 40 characters long"),
         (("t" * 41, TASKS), "NAME: "),
-        (("projects", TASKS), "NAME: `projects` is in the contract already"),
-        (("orgs", TASKS), "NAME: `orgs` is in the contract already"),
-        (("memberships", TASKS), "NAME: `memberships` is taken: a table of the service"),
-        (("tokens", TASKS), "NAME: `tokens` is taken: service/identity/tokens.py would serve it"),
-        (("keys", TASKS), "NAME: `keys` is taken: service/identity/keys.py would serve it"),
-        (("faults", TASKS), "NAME: `faults` would write Fault, which line "),
-        (("people", TASKS), "NAME: the singular of `people` is not plain: say it, SINGULAR=…"),
-        (("cases", TASKS), "NAME: the singular of `cases` is not plain"),
-        (("tasks", TASKS, "", "tasks"), "SINGULAR: `tasks` is no singular of `tasks`"),
-        (("tasks", TASKS, "list show"), "VERBS: word 2, `show`: unknown verb: there are create,"),
-        (("tasks", ""), "FIELDS: names no field"),
-        (("tasks", "unique(title)"), "FIELDS: names no field"),
-        (("tasks", "title"), "FIELDS: word 1, `title`: is not name:type"),
-        (("tasks", "a:text Title:text"), "FIELDS: word 2, `Title:text`: `Title` is no name"),
-        (("tasks", "a:text a:text"), "FIELDS: word 2, `a:text`: `a` is there already"),
-        (("tasks", "id:uuid"), "FIELDS: word 1, `id:uuid`: `id` is the service's"),
-        (("tasks", "to_dict:date"), "`to_dict` is a name that generated Python clients use"),
-        (("tasks", "on:date"), "`on` is no name to every reader of YAML"),
-        (("tasks", "a:bool"), "FIELDS: word 1, `a:bool`: unknown type `bool`"),
+        (("projects", TASKS), "NAME: `projects` already exists in the contract"),
+        (("orgs", TASKS), "NAME: `orgs` already exists in the contract"),
+        (("memberships", TASKS), "NAME: `memberships` is taken: it is a table of the service"),
+        (("people", TASKS), "SINGULAR is missing: `people` is not a regular plural"),
+        (("cases", TASKS), "SINGULAR is missing: `cases` is not a regular plural"),
+        (("tasks", TASKS, "", "tasks"), "SINGULAR: `tasks` is the plural; the singular is `task`"),
+        (("tasks", TASKS, "", "Task"), "SINGULAR: `Task` must be snake_case"),
+        (("tasks", TASKS, "", "org"), "SINGULAR: `org` is taken: `{org_id}` already names"),
+        (("tasks", TASKS, "list show"), "VERBS: unknown verb `show`; the verbs are create, list"),
+        (("tasks", ""), "FIELDS: at least one field is required"),
+        (("tasks", "unique(title)"), "FIELDS: at least one field is required"),
+        (("tasks", "title"), "FIELDS, entry 1, `title`: write name:type, name:type? or name:type="),
+        (("tasks", "a:text Title:text"), "FIELDS, entry 2, `Title:text`: the name `Title` must be"),
+        (("tasks", "a:text a:text"), "entry 2, `a:text`: the field `a` is already defined"),
+        (("tasks", "id:uuid"), "`id:uuid`: the column `id` is added and filled by the service"),
+        (("tasks", "to_dict:date"), "the name `to_dict` is reserved in generated Python clients"),
+        (("tasks", "on:date"), "the name `on` is a keyword for many YAML readers"),
+        (("tasks", "a:bool"), "FIELDS, entry 1, `a:bool`: unknown type `bool`"),
         (("tasks", "a:datetime"), "unknown type `datetime`; did you mean `date-time`?"),
-        (("tasks", "a:string(1-9)"), "`(1-9)` is no range such as (1..200)"),
-        (("tasks", "a:string(9..1)"), "`(9..1)` is no range within 0..1000000"),
-        (("tasks", "a:integer(0..1.5)"), "`(0..1.5)` is no range such as (1..200)"),
-        (("tasks", "a:integer(0..9223372036854775808)"), "is no range within -9223372036854775808"),
-        (("tasks", "a:boolean(1)"), "boolean takes nothing in brackets"),
+        (("tasks", "a:x"), "unknown type `x`; the types are string, text, integer"),
+        (("tasks", "a:string(1-9)"), "`(1-9)` is not a range such as (1..200)"),
+        (("tasks", "a:number(1..x)"), "`(1..x)` is not a range such as (0.5..1.5)"),
+        (("tasks", "a:string(9..1)"), "the range `(9..1)` must be ascending and within 0..1000000"),
+        (("tasks", "a:integer(0..1.5)"), "`(0..1.5)` is not a range such as (1..200)"),
+        (("tasks", "a:integer(0..9223372036854775808)"), "within -9223372036854775808..922337203"),
+        (("tasks", "a:boolean(1)"), "`boolean` does not accept arguments in parentheses"),
         (("tasks", "a:enum"), "write enum(open|closed)"),
-        (("tasks", "a:enum(x|x)"), "names a value twice"),
-        (("tasks", "a:array(ref(projects))"), "write array(type)"),
-        (("tasks", "a:array(date,0)"), "write array(type)"),
-        (("tasks", "a:text?=x"), "`a` is optional: no default is kept for it"),
-        (("tasks", "a:date=2026-01-01"), "`a` is of type date: no default is kept for it"),
-        (("tasks", "a:integer(1..3)=4"), "the default `4` is not valid"),
-        (("tasks", "a:boolean=yes"), "the default `yes` is not valid"),
-        (("tasks", "a:enum(x|y)=z"), "the default `z` is not valid"),
-        (("tasks", "a:ref(tsks)"), "FIELDS: word 1, `a:ref(tsks)`: no table `tsks`"),
-        (("tasks", "a:ref(orgs)"), "no table `orgs` in the contract"),
-        (("tasks", "a:ref(tasks)"), "no first row could be: write ref(tasks)?"),
+        (("tasks", "a:enum(x|x)"), "the values of an enum must be unique"),
+        (("tasks", "a:array(ref(projects))"), "write array(type) or array(type,max_items)"),
+        (("tasks", "a:array(date,0)"), "write array(type) or array(type,max_items)"),
+        (("tasks", "a:text?=x"), "an optional field cannot have a default"),
+        (("tasks", "a:date=2026-01-01"), "a field of type date cannot have a default"),
+        (("tasks", "a:ref(projects)=x"), "a field of type ref cannot have a default"),
+        (("tasks", "a:integer(1..3)=4"), "the default `4` is not valid for the field"),
+        (("tasks", "a:number=NaN"), "the default `NaN` is not valid for the field"),
+        (("tasks", "a:boolean=yes"), "the default `yes` is not valid for the field"),
+        (("tasks", "a:enum(x|y)=z"), "the default `z` is not valid for the field"),
+        (("tasks", "a:ref(project)"), "unknown table `project`; the tables are: projects"),
+        (("tasks", "a:ref(orgs)"), "FIELDS, entry 1, `a:ref(orgs)`: unknown table `orgs`"),
+        (("tasks", "a:ref(tasks)"), "the first row has nothing to reference: write ref(tasks)?"),
         (("tasks", "a:ref(projects,drop)"), "write ref(table), ref(table,cascade)"),
-        (("tasks", "a:text unique(b)"), "FIELDS: word 2, `unique(b)`: no field `b`"),
-        (("tasks", "a:date unique(a,a)"), "names a field twice"),
-        (("tasks", "a:array(date) index(a)"), "an array cannot be part of a key"),
-        (("tasks", "a:text unique(a)"), "a key has at most 600 characters"),
-        (("tasks", "limit:integer index(limit)"), "`limit:integer`: no filter can have that name"),
+        (("tasks", "a:text unique(b)"), "FIELDS, entry 2, `unique(b)`: unknown field `b`"),
+        (("tasks", "a:date unique(a,a)"), "a key cannot contain a field twice"),
+        (("tasks", "a:array(date) index(a)"), "a key cannot contain an array"),
+        (("tasks", "a:text unique(a)"), "a key cannot exceed 600 characters in total"),
+        (("tasks", "limit:integer index(limit)"), "`limit` is a parameter of every list"),
     ],
 )
-def test_what_is_refused_is_named_in_one_line_and_nothing_is_written(
-    file: Path, asked: tuple[str, ...], reason: str
+def test_an_invalid_argument_is_explained_in_one_line_and_nothing_is_written(
+    file: Path, arguments: tuple[str, ...], message: str
 ) -> None:
     before = file.read_bytes()
-    with pytest.raises(ScaffoldError) as refusal:
-        write(file, contract.DEFAULT_HANDLERS, ResourceRequest(*asked))
-    assert reason in str(refusal.value)
-    assert "\n" not in str(refusal.value)
+    with pytest.raises(ScaffoldError) as error:
+        write(file, contract.DEFAULT_HANDLERS, ResourceRequest(*arguments))
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_second_time_is_refused(file: Path) -> None:
+def test_every_invalid_argument_is_explained_at_once(file: Path) -> None:
+    request = ResourceRequest("people", "a:bool b:text(x) c:date", "create show")
+    with pytest.raises(ScaffoldError) as error:
+        write(file, contract.DEFAULT_HANDLERS, request)
+    settings = [issue.split(":")[0].split(",")[0].split(" ")[0] for issue in error.value.issues]
+    assert settings == ["SINGULAR", "VERBS", "FIELDS", "FIELDS"]
+    assert str(error.value) == "\n".join(error.value.issues)
+
+
+@pytest.mark.parametrize(
+    ("plural", "singular"),
+    [
+        ("tasks", "task"),
+        ("keys", "key"),
+        ("order_lines", "order_line"),
+        ("invoices", "invoice"),
+        ("companies", "company"),
+        ("ties", "tie"),
+        ("classes", "class"),
+        ("dishes", "dish"),
+        ("branches", "branch"),
+        ("tax_boxes", "tax_box"),
+        *((noun, None) for noun in ("people", "status", "access", "analysis", "cases", "buses")),
+        *((noun, None) for noun in ("shelves", "potatoes", "quizzes", "movies", "news", "s")),
+    ],
+)
+def test_only_a_regular_plural_has_a_singular(plural: str, singular: str | None) -> None:
+    assert singular_of(plural) == singular
+
+
+def test_names_of_internal_modules_can_be_resources(file: Path) -> None:
+    for name, singular in INTERNAL_NAMES.items():
+        loaded = added(file, name, "title:string unique(title)", singular=singular)
+        assert loaded.tables[name].unique == (("title",),)
+        assert loaded.operations[f"{name}.create"].tag == name
+    assert lint.lint(loaded) == []
+
+
+def test_a_schema_gets_another_name_if_the_contract_has_it_already(file: Path) -> None:
+    loaded = added(file, "tokens", TASKS)
+    assert loaded.tables["tokens"].schema == "TokenRecord"
+    assert loaded.operations["tokens.get"].path == "/orgs/{org_id}/tokens/{token_id}"
+    with pytest.raises(ScaffoldError, match="`token` would redefine the component Token of line "):
+        added(file, "api_tokens", TASKS, singular="token")
+
+
+def test_a_name_of_a_handler_module_is_rejected(file: Path, tmp_path: Path) -> None:
+    handlers = Path(shutil.copytree(contract.DEFAULT_HANDLERS, tmp_path / "handlers"))
+    (handlers / "tasks.py").touch()
+    message = "`tasks` is taken: handlers/tasks.py would serve its operations"
+    with pytest.raises(ScaffoldError, match=message):
+        write(file, handlers, ResourceRequest("tasks", TASKS))
+
+
+def test_the_prose_in_the_contract_is_english(file: Path) -> None:
+    verbs = "create list get replace update delete"
+    fields = "title:string due:date unique(title) unique(due,title) index(due)"
+    loaded = added(file, "order_items", fields, verbs=verbs)
+    summaries = {
+        id: loaded.document["paths"][o.path][o.method]["summary"]
+        for id, o in loaded.operations.items()
+        if o.tag == "order_items"
+    }
+    assert summaries == {
+        "order_items.create": "Create an order item",
+        "order_items.list": "List the order items of an organization",
+        "order_items.get": "Get an order item",
+        "order_items.replace": "Replace an order item",
+        "order_items.update": "Update an order item (JSON merge patch)",
+        "order_items.delete": "Delete an order item",
+    }
+    path_item = loaded.document["paths"]["/orgs/{org_id}/order_items"]
+    assert " ".join(path_item["post"]["description"].split()) == (
+        "Creates an order item in the organization that the token is bound to. Within it, `title`"
+        " must be unique. Within it, the combination of `due` and `title` must be unique."
+    )
+    assert (
+        path_item["get"]["parameters"][2]["description"]
+        == "Return only order items with this `due`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("noun", "expected"),
+    [("user", "a user"), ("url", "a url"), ("hour", "an hour"), ("item", "an item")],
+)
+def test_the_article_follows_the_sound(file: Path, noun: str, expected: str) -> None:
+    loaded = added(file, f"{noun}s", "title:string", verbs="get")
+    (operation,) = (o for o in loaded.operations.values() if o.tag == f"{noun}s")
+    assert loaded.document["paths"][operation.path]["get"]["summary"] == f"Get {expected}"
+
+
+def test_a_resource_cannot_be_added_twice(file: Path) -> None:
     added(file, "tasks", TASKS)
-    with pytest.raises(ScaffoldError, match="`tasks` is in the contract already"):
+    with pytest.raises(ScaffoldError, match="`tasks` already exists in the contract"):
         added(file, "tasks", TASKS)
 
 
-def test_what_only_the_reader_finds_is_not_written(file: Path) -> None:
+def test_nothing_is_written_if_the_result_is_not_a_valid_contract(file: Path) -> None:
     before = file.read_bytes()
-    with pytest.raises(ContractError, match=r"with t+s:\d+: .* has more than 63 bytes"):
+    with pytest.raises(ContractError, match=r"with t+s:\d+: .* 63 bytes"):
         added(file, "t" * 39 + "s", f"{'f' * 40}:text")
     assert file.read_bytes() == before
     assert list(file.parent.iterdir()) == [file]
 
 
-def test_a_faulty_contract_is_refused_for_its_own_faults(file: Path) -> None:
+def test_an_invalid_contract_is_rejected_with_its_own_issues(file: Path) -> None:
     file.write_text(file.read_text().replace("operationId: orgs.get\n", "operationId: orgs.got\n"))
-    with pytest.raises(ContractError, match=r"handlers/orgs.py has no function `got`"):
+    with pytest.raises(ContractError, match=r"handlers/orgs\.py .*`got`"):
         added(file, "tasks", TASKS)
 
 
-def test_a_contract_that_lines_cannot_be_added_to_stays_as_it_is(file: Path) -> None:
-    whole = file.read_text()
-    head, _, rest = whole.partition("\ntags:\n")
+def test_a_contract_that_lines_cannot_be_inserted_into_stays_unchanged(file: Path) -> None:
+    shipped = file.read_text()
+    head, _, rest = shipped.partition("\ntags:\n")
     names = [tag["name"] for tag in contract.load(file).document["tags"]]
     tags = ", ".join(f"{{name: {name}}}" for name in names)
-    in_one_line = f"{head}\ntags: [{tags}]\n\n# {rest.partition('# ')[2]}"
-    absent = whole.replace("    NotFound:\n", "    Absent:\n").replace("/NotFound'", "/Absent'")
-    for text, reason in (
-        (in_one_line, "write tags with one entry a line"),
-        (absent, "the contract has no components/responses/NotFound to refer to"),
+    flow_style = f"{head}\ntags: [{tags}]\n\n# {rest.partition('# ')[2]}"
+    renamed = shipped.replace("    NotFound:\n", "    Absent:\n").replace("/NotFound'", "/Absent'")
+    for text, message in (
+        (flow_style, r"line \d+: write tags with one entry per line"),
+        (renamed, "the contract must define components/responses/NotFound, which resources use"),
     ):
         file.write_text(text)
-        with pytest.raises(ScaffoldError, match=reason):
+        with pytest.raises(ScaffoldError, match=message):
             added(file, "tasks", TASKS)
         assert file.read_text() == text
 
@@ -269,7 +379,7 @@ TYPES = st.one_of(
     RANGES.map(lambda r: f"integer(-{r[0]}..{r[1]})"),
     RANGES.map(lambda r: f"number({r[0]}.25..{r[1]}.5)"),
     st.lists(st.from_regex(r"[A-Za-z0-9_.-]{1,9}", fullmatch=True), min_size=1, unique=True).map(
-        lambda words: f"enum({'|'.join(words)})"
+        lambda values: f"enum({'|'.join(values)})"
     ),
     RANGES.map(lambda r: f"array(string({r[0]}..{r[1]}),{r[1] + 1})"),
 )
@@ -279,31 +389,54 @@ TYPES = st.one_of(
     max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.lists(st.tuples(TYPES, st.sampled_from(["", "?"])), min_size=1, max_size=9))
-def test_whatever_the_grammar_lets_in_is_a_contract_without_a_fault(
-    file: Path, types: list[tuple[str, str]]
-) -> None:
+def test_every_valid_field_makes_a_valid_contract(file: Path, types: list[tuple[str, str]]) -> None:
     shutil.copy(contract.DEFAULT, file)
-    words = [f"field_{n}:{kind}{optional}" for n, (kind, optional) in enumerate(types)]
-    assert added(file, "tasks", " ".join(words)).tables["tasks"]
+    entries = [f"field_{n}:{name}{optional}" for n, (name, optional) in enumerate(types)]
+    assert added(file, "tasks", " ".join(entries)).tables["tasks"]
 
 
-def test_the_command_takes_its_words_from_the_environment(tmp_path: Path) -> None:
+def run_command(directory: Path, **arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run the command as `make resource` does, in a copy of the repository."""
+    inherited = {k: v for k, v in os.environ.items() if k not in ("NAME", "FIELDS", "VERBS")}
+    return subprocess.run(
+        [sys.executable, "-m", "dev.scaffold"],
+        cwd=directory,
+        env=inherited | arguments,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_the_command_adds_the_resource_that_the_environment_describes(tmp_path: Path) -> None:
     for package in ("openapi", "handlers", "dev"):
         shutil.copytree(ROOT / package, tmp_path / package)
-    command = [sys.executable, "-m", "openapi.scaffold"]
-    asked = {"NAME": "tasks", "FIELDS": TASKS}
-    for code, line in ((0, "lines for tasks: create list get update delete"), (1, "Nothing was")):
-        done = subprocess.run(
-            command,
-            cwd=tmp_path,
-            env={**os.environ, **asked},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        assert (done.returncode, line in done.stdout) == (code, True), done.stdout
+
+    created = run_command(tmp_path, NAME="tasks", FIELDS=TASKS)
+    assert (created.returncode, created.stderr) == (0, "")
+    added_line, next_line = created.stdout.splitlines()
+    assert added_line.startswith("openapi/openapi.yaml: added ")
+    assert added_line.endswith(" lines for tasks (create, list, get, update, delete)")
+    assert next_line == "Next: make migration, make generate, make run"
+
+    rejected = run_command(tmp_path, NAME="tasks", FIELDS="title:strng done")
+    assert (rejected.returncode, rejected.stdout) == (1, "")
+    assert rejected.stderr.splitlines() == [
+        "NAME: `tasks` already exists in the contract",
+        "FIELDS, entry 1, `title:strng`: unknown type `strng`; did you mean `string`?",
+        "FIELDS, entry 2, `done`: write name:type, name:type? or name:type=default",
+        "Nothing was written.",
+    ]
 
 
-def test_without_words_the_command_says_what_it_takes(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main({}) == 1
-    assert GRAMMAR in capsys.readouterr().err
+def test_without_arguments_the_command_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main({}) == 0
+    assert capsys.readouterr() == (f"{HELP}\n", "")
+    assert all(len(line) <= 100 for line in HELP.splitlines())
+
+
+def test_every_field_in_the_help_is_valid(file: Path) -> None:
+    section = HELP.partition("\nFields")[2].partition("\nThe command")[0]
+    entries = re.findall(r"^  ([a-z]\S+)", section, re.MULTILINE)
+    assert len(entries) == 11
+    loaded = added(file, "tasks", " ".join(entries))
+    assert len(loaded.tables["tasks"].columns) == 9 + len(SERVICE_COLUMNS)

@@ -1,4 +1,4 @@
-"""What `make resource` writes works: served from the contract, on tables from the planner."""
+"""Resources that `make resource` adds are served from the contract, on tables from the planner."""
 
 import shutil
 from collections.abc import Iterator
@@ -15,50 +15,60 @@ from tests.platform.fix_planner import database_of
 from tests.platform.fix_postgres import Postgres
 from tests.platform.fix_resources import Desk, Owner, owner
 from tests.platform.fix_service import serving
-from tests.platform.test_scaffold import EVERY, TASKS
+from tests.platform.test_scaffold import EVERY, INTERNAL_NAMES, TASKS
 
-# The reference to itself has the name that the row's own id has in its path.
+# The path of a note has a parameter note_id, and notes have a column of that name too.
 NOTES = "text:text note_id:ref(notes)? task_id:ref(tasks,restrict) other_id:ref(tasks)?"
+LABELS = "label:string(1..40) count:integer=0"
+VERBS = "create list get replace update delete"
+RESOURCES = {
+    "tasks": (TASKS, ""),
+    "things": (EVERY, ""),
+    "notes": (NOTES, ""),
+    **{name: (LABELS, singular) for name, singular in INTERNAL_NAMES.items()},
+}
 
 
 @pytest.fixture(scope="module")
 def desk(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """The service of the shipped contract with all RESOURCES."""
     folder = tmp_path_factory.mktemp("scaffold")
     file = Path(shutil.copy(contract.DEFAULT, folder / "openapi.yaml"))
-    for name, fields in (("tasks", TASKS), ("things", EVERY), ("notes", NOTES)):
-        verbs = "create list get replace update delete"
-        write(file, contract.DEFAULT_HANDLERS, ResourceRequest(name, fields, verbs))
-    database, command = (
-        database_of(postgres, file, folder),
-        ("-m", "tests.platform.app_with_contract"),
-    )
+    for name, (fields, singular) in RESOURCES.items():
+        request = ResourceRequest(name, fields, VERBS, singular)
+        write(file, contract.DEFAULT_HANDLERS, request)
+    database = database_of(postgres, file, folder)
+    command = ("-m", "tests.platform.app_with_contract")
     with serving(folder, database.app_url, command=command, CONTRACT=str(file)) as service:
         yield Desk(service, contract.load(file), database)
 
 
 @pytest.fixture
 def acme(desk: Desk) -> Iterator[Owner]:
-    with owner(desk, "Acme") as made:
-        yield made
+    with owner(desk, "Acme") as tenant:
+        yield tenant
 
 
 @pytest.fixture
 def rival(desk: Desk) -> Iterator[Owner]:
-    with owner(desk, "Rival") as made:
-        yield made
+    with owner(desk, "Rival") as tenant:
+        yield tenant
 
 
 def operations(desk: Desk) -> list[Operation]:
-    """Those that were written, each after what it needs: rows are deleted last, notes first."""
-    found = [o for o in desk.contract.operations.values() if o.tag in ("tasks", "things", "notes")]
-    deletes = [o for tag in ("notes", "things", "tasks") for o in found if o.id == f"{tag}.delete"]
-    return [o for o in found if o.verb != "delete"] + deletes
+    """Return the operations of RESOURCES such that rows exist when they are called.
+
+    Deletions come last, those of referencing tables first.
+    """
+    added = [o for o in desk.contract.operations.values() if o.tag in RESOURCES]
+    deletions = [desk.contract.operations[f"{tag}.delete"] for tag in reversed(RESOURCES)]
+    return [o for o in added if o.verb != "delete"] + deletions
 
 
-def call(tenant: Owner, operation: Operation, rows: Owner) -> Any:
-    """Ask as one tenant for an operation on the rows of another."""
-    body = rows.body(operation) if operation.body else None
-    return tenant.http.request(operation.method, rows.path(operation), json=body)
+def call(caller: Owner, operation: Operation, tenant: Owner) -> Any:
+    """Return the response to one tenant that calls an operation on the rows of another."""
+    body = tenant.body(operation) if operation.body else None
+    return caller.http.request(operation.method, tenant.path(operation), json=body)
 
 
 def test_every_operation_works_with_its_example(desk: Desk, acme: Owner) -> None:
@@ -66,33 +76,33 @@ def test_every_operation_works_with_its_example(desk: Desk, acme: Owner) -> None
         if operation.verb == "create":
             assert acme.row(operation.tag).keys() > acme.body(operation).keys()
         else:
-            answer = call(acme, operation, acme)
-            assert answer.status_code in (200, 204), f"{operation.id}: {answer.text}"
+            response = call(acme, operation, acme)
+            assert response.status_code in (200, 204), f"{operation.id}: {response.text}"
 
 
 def test_no_operation_works_for_another_tenant(desk: Desk, acme: Owner, rival: Owner) -> None:
     for operation in operations(desk):
-        answer = call(rival, operation, acme)
-        assert answer.status_code == 404, f"{operation.id}: {answer.text}"
-    for table in ("tasks", "things", "notes"):
+        response = call(rival, operation, acme)
+        assert response.status_code == 404, f"{operation.id}: {response.text}"
+    for table in RESOURCES:
         get = desk.contract.operations[f"{table}.get"]
         assert acme.get(acme.path(get)).json() == acme.row(table)
 
 
-def test_defaults_and_nulls_are_what_was_said(acme: Owner) -> None:
+def test_omitted_properties_get_their_default_or_null(acme: Owner) -> None:
     tasks = f"/orgs/{acme.org}/tasks"
-    made = acme.post(tasks, title="Write")
-    assert (made["done"], made["due"]) == (False, None)
-    changed = acme.http.patch(f"{tasks}/{made['id']}", json={"due": "2026-12-01T09:00:00Z"}).json()
-    assert changed["due"] == "2026-12-01T09:00:00+00:00"
-    again = acme.http.patch(f"{tasks}/{made['id']}", json={"done": True}).json()
-    assert (again["title"], again["done"], again["due"]) == ("Write", True, changed["due"])
-    replaced = acme.http.put(f"{tasks}/{made['id']}", json={"title": "Anew"}).json()
-    assert (replaced["title"], replaced["done"], replaced["due"]) == ("Anew", False, None)
-    assert acme.http.post(tasks, json={"title": "Anew"}).status_code == 409
+    task = acme.post(tasks, title="Write")
+    assert (task["done"], task["due"]) == (False, None)
+    updated = acme.http.patch(f"{tasks}/{task['id']}", json={"due": "2026-12-01T09:00:00Z"}).json()
+    assert updated["due"] == "2026-12-01T09:00:00+00:00"
+    again = acme.http.patch(f"{tasks}/{task['id']}", json={"done": True}).json()
+    assert (again["title"], again["done"], again["due"]) == ("Write", True, updated["due"])
+    replaced = acme.http.put(f"{tasks}/{task['id']}", json={"title": "Rewrite"}).json()
+    assert (replaced["title"], replaced["done"], replaced["due"]) == ("Rewrite", False, None)
+    assert acme.http.post(tasks, json={"title": "Rewrite"}).status_code == 409
 
 
-def test_references_stay_within_the_tenant_and_keep_what_they_say(
+def test_references_stay_within_the_tenant_and_follow_their_delete_rule(
     acme: Owner, rival: Owner
 ) -> None:
     task, other = acme.post(f"/orgs/{acme.org}/tasks", title="A"), acme.row("tasks")
@@ -105,13 +115,13 @@ def test_references_stay_within_the_tenant_and_keep_what_they_say(
     assert moved.json()["note_id"] == first["id"]
 
     for column in ("note_id", "task_id", "other_id"):
-        theirs = {column: rival.id("notes" if column == "note_id" else "tasks")}
-        assert acme.http.patch(f"{notes}/{third['id']}", json=theirs).status_code == 404
+        foreign = {column: rival.id("notes" if column == "note_id" else "tasks")}
+        assert acme.http.patch(f"{notes}/{third['id']}", json=foreign).status_code == 404
     assert len(acme.get(notes, task_id=task["id"]).json()["items"]) == 3
     assert acme.get(notes, task_id=rival.id("tasks")).json()["items"] == []
 
-    path = f"/orgs/{acme.org}/tasks"
-    assert acme.http.delete(f"{path}/{task['id']}").status_code == 409
-    assert acme.http.delete(f"{path}/{other['id']}").status_code == 204
+    tasks = f"/orgs/{acme.org}/tasks"
+    assert acme.http.delete(f"{tasks}/{task['id']}").status_code == 409
+    assert acme.http.delete(f"{tasks}/{other['id']}").status_code == 204
     assert acme.get(f"{notes}/{first['id']}").status_code == 404
     assert acme.get(notes).json()["items"] == []

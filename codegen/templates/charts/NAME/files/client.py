@@ -1,4 +1,4 @@
-"""What every test of the chart begins with: the contract's operations, and calls by their names."""
+"""Prefix of every chart test: the operations of the contract, and calls by operationId."""
 
 import base64
 import json
@@ -14,7 +14,7 @@ DEADLINE = time.monotonic() + 60
 
 
 def call(id, token=None, body=None, **parameters):
-    """Return status and body of an operation; waits while the service is not there yet."""
+    """Return (status, body) of an operation; retry until the deadline while it is unavailable."""
     operation = OPERATIONS[id]
     path = operation["path"]
     for name, value in parameters.items():
@@ -37,36 +37,42 @@ def call(id, token=None, body=None, **parameters):
             with urllib.request.urlopen(request, timeout=10) as response:
                 return response.status, json.loads(response.read() or b"null")
         except urllib.error.HTTPError as error:
-            status, answer = error.code, json.loads(error.read() or b"null")
+            status, problem = error.code, json.loads(error.read() or b"null")
             if status not in (429, 503) or time.monotonic() > DEADLINE:
-                return status, answer
+                return status, problem
         except OSError as error:
             if time.monotonic() > DEADLINE:
                 sys.exit(f"{operation['method']} {path}: {error}")
         time.sleep(1)
 
 
-def demand(truth, *said):
-    if not truth:
-        sys.exit(" ".join(map(str, said)))
+def check(condition, *message):
+    """Fail the test with a message unless the condition is true."""
+    if not condition:
+        sys.exit(" ".join(map(str, message)))
+
+
+def check_status(id, expected, status, body):
+    check(status == expected, id, "responded with", status, body, "instead of", expected)
 
 
 def claims(token):
+    """Return the claims of a JWT, without verifying it."""
     part = token.split(".")[1]
     return json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
 
 
 def guest():
-    """Sign in as a guest and create its organization; return token and tenant."""
+    """Sign in as a guest and create the organization; return (token, tenant)."""
     status, signed_in = call("auth.guest")
-    demand(status == 201, "auth.guest answers", status, signed_in)
+    check_status("auth.guest", 201, status, signed_in)
     token = signed_in["access_token"]
-    status, created = call("orgs.create", token)
-    demand(status == 201, "orgs.create answers", status, created)
-    return token, created["id"]
+    status, organization = call("orgs.create", token)
+    check_status("orgs.create", 201, status, organization)
+    return token, organization["id"]
 
 
-def leave(token, tenant):
+def delete_organization(token, tenant):
     if "orgs.delete" in OPERATIONS:
         call("orgs.delete", token, **{TENANT: tenant})
 

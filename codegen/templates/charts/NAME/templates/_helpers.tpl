@@ -10,7 +10,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" | trimSuffix "." | trimSuffix "_" | quote }}
 {{- end }}
 
-{{- /* What every object carries: (list $ NAME COMPONENT WAVE) */ -}}
+{{- /* Metadata of every object. Arguments: (list $ NAME COMPONENT WAVE) */ -}}
 {{- define "service.metadata" -}}
 {{- $ := index . 0 -}}
 name: {{ index . 1 }}
@@ -32,7 +32,7 @@ annotations:
 {{- end -}}
 {{- end }}
 
-{{- /* Pod Security "restricted", for every pod: Jobs and tests too. */ -}}
+{{- /* Pod Security "restricted", for every pod, Jobs and tests included. */ -}}
 {{- define "service.pod" -}}
 automountServiceAccountToken: false
 enableServiceLinks: false
@@ -65,7 +65,7 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
-{{- /* A container that runs a script once: little, and never more. */ -}}
+{{- /* A container that runs a script once, with small fixed resources. */ -}}
 {{- define "service.once" -}}
 {{ include "service.container" . }}
 resources:
@@ -73,7 +73,7 @@ resources:
   limits: {cpu: 500m, memory: 192Mi}
 {{- end }}
 
-{{- /* The host that the serving process connects to: the pooler, where there is one. */ -}}
+{{- /* The database host of the serving process: the pooler if it is enabled. */ -}}
 {{- define "service.database" -}}
 {{- if .Values.postgres.pooler.enabled -}}
 {{ .Release.Name }}-pooler

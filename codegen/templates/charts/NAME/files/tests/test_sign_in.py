@@ -1,20 +1,23 @@
-# A guest's token claims what the contract says, and nothing is served without one.
+# A guest's token has the claims of the contract, and secured operations reject every other token.
 status, signed_in = call("auth.guest")
-demand(status == 201, "auth.guest answers", status, signed_in)
-found = claims(signed_in["access_token"])
-demand(found["iss"] == os.environ["ISSUER"], "iss is", found["iss"])
-audience = found["aud"] if isinstance(found["aud"], list) else [found["aud"]]
-demand(audience == [os.environ["AUDIENCE"]], "aud is", found["aud"])
-demand(found["exp"] - found["iat"] <= int(os.environ["LIFETIME"]), "lives too long", found)
-demand(TENANT in found, "the token names no tenant")
+check_status("auth.guest", 201, status, signed_in)
+token = signed_in["access_token"]
+payload = claims(token)
+check(payload["iss"] == os.environ["ISSUER"], "wrong claim iss:", payload["iss"])
+audience = payload["aud"] if isinstance(payload["aud"], list) else [payload["aud"]]
+check(audience == [os.environ["AUDIENCE"]], "wrong claim aud:", payload["aud"])
+lifetime = payload["exp"] - payload["iat"]
+check(lifetime <= int(os.environ["LIFETIME"]), "the token is valid for", lifetime, "seconds")
+check(TENANT in payload, "the claim", TENANT, "is missing")
 
 for id, operation in OPERATIONS.items():
     if operation["secured"] and "{" not in operation["path"]:
-        for token in (None, signed_in["access_token"][:-4] + "AAAA"):
-            status, answer = call(id, token)
-            demand(status == 401, id, "answers", status, answer, "to a token that is none")
+        for invalid in (None, token[:-4] + "AAAA"):
+            status, body = call(id, invalid)
+            check_status(id, 401, status, body)
 
 if "system.index" in OPERATIONS:
     status, index = call("system.index")
-    demand(index["contract"] == os.environ["CONTRACT"], "serves the contract", index["contract"])
+    served = index["contract"]
+    check(served == os.environ["CONTRACT"], "the service uses another contract:", served)
 print("signed in")
