@@ -101,7 +101,7 @@ def _compare(trial: Trial, before: dict[str, list[tuple[object, ...]]], new: Pos
         before == after, f"rows differ: {[t for t in before if before[t] != after.get(t)]}"
     )
     with psycopg.connect(new.superuser_url()) as connection:
-        faults = catalogue.faults(connection, catalogue.needed(contract.load()))
+        faults = catalogue.issues(connection, catalogue.required_privileges(contract.load()))
     trial.note(f"{len(faults)} faults of the catalogue")
     trial.demand(not faults, f"the catalogue: {sorted(faults)[:5]}")
 

@@ -26,7 +26,7 @@ GRANTS = {
 
 
 def faults(connection: psycopg.Connection[Any]) -> set[str]:
-    return catalogue.faults(connection, GRANTS)
+    return catalogue.issues(connection, GRANTS)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def owner(empty: Database) -> Iterator[psycopg.Connection[Any]]:
 
 
 def test_the_grants_are_those_that_the_operations_need() -> None:
-    assert catalogue.needed(contract.load()) == GRANTS
+    assert catalogue.required_privileges(contract.load()) == GRANTS
 
 
 def test_every_table_keeps_every_rule(owner: psycopg.Connection[Any]) -> None:

@@ -166,7 +166,7 @@ def test_a_contract_becomes_tables_that_keep_every_rule(
     assert revision
     assert revision.name.startswith(f"{int(revisions.head()) + 1:04d}_")
     with psycopg.connect(database.superuser_url) as superuser:
-        assert catalogue.faults(superuser, catalogue.needed(checked)) == set()
+        assert catalogue.issues(superuser, catalogue.required_privileges(checked)) == set()
     assert _examined(database) is None
     assert bring_up(database, checked, tmp_path) is None
     migrate.downgrade(database.owner_url, revisions.head(), migrations(tmp_path))
@@ -610,10 +610,10 @@ def test_the_grants_follow_the_operations(postgres: Postgres, tmp_path: Path) ->
     assert made
     assert "revoke update, delete on tickets from covenant_app" in made.read_text()
     with psycopg.connect(database.superuser_url) as superuser:
-        assert catalogue.faults(superuser, catalogue.needed(fewer)) == set()
+        assert catalogue.issues(superuser, catalogue.required_privileges(fewer)) == set()
     bring_up(database, checked, tmp_path)
     with psycopg.connect(database.superuser_url) as superuser:
-        assert catalogue.faults(superuser, catalogue.needed(checked)) == set()
+        assert catalogue.issues(superuser, catalogue.required_privileges(checked)) == set()
 
 
 def test_a_column_that_may_have_a_new_name_is_said_to(stage: Stage) -> None:
@@ -629,8 +629,8 @@ def test_a_table_that_handlers_of_others_write_has_the_grants_that_it_names(stag
     assert made
     assert "grant insert on notes to covenant_app" in made.read_text()
     with psycopg.connect(stage.database.superuser_url) as superuser:
-        needed = catalogue.needed(stage.contract(document))
-        assert not [fault for fault in catalogue.faults(superuser, needed) if "notes" in fault]
+        needed = catalogue.required_privileges(stage.contract(document))
+        assert not [fault for fault in catalogue.issues(superuser, needed) if "notes" in fault]
     made = stage.bring_up(notes())
     assert made
     assert "revoke insert on notes from covenant_app" in made.read_text()
