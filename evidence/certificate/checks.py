@@ -37,17 +37,21 @@ def settings_checks(
     app_url: str, superuser: Connection, world: World, tables: list[TenantTable]
 ) -> Iterator[Check]:
     """Run every command in every state of the settings: none may reach the victim's rows."""
-    states = {"not set": None, "empty": "", "of another organization": NONEXISTENT_ORG}
+    states = {
+        "no settings": None,
+        "empty settings": "",
+        "the settings of another organization": NONEXISTENT_ORG,
+    }
     rows = {table: _rows(superuser, table, world.victim.orgs) for table in tables}
     for state, value in states.items():
         issues: list[str] = []
         with psycopg.connect(app_url, autocommit=True, prepare_threshold=None) as app:
             for table, command in product(tables, COMMANDS):
                 if problem := _try_command(app, table, command, value, rows[table]):
-                    issues.append(f"settings {state}: {command} on {table.name}: {problem}")
+                    issues.append(f"with {state}: {command} on {table.name}: {problem}")
         yield Check(
             "settings",
-            f"settings {state}: no row is visible, and none can be written",
+            f"with {state}, no row is visible and none can be written",
             f"{len(tables) * len(COMMANDS)} statements on {len(tables)} tables that contain rows"
             " of the victim",
             tuple(issues),

@@ -37,7 +37,7 @@ def build_world(
     )
     for actor in (victim, rival, bystander):
         _seed_and_list(contract, client, superuser, tables, actor)
-    unbound = _guest(contract, client, "unbound")
+    unbound = _guest(contract, client, "unbound guest")
     unbound.ids |= {name: str(uuid.uuid4()) for name in victim.ids if name not in unbound.ids}
     nonexistent = unbound.ids | {str(contract.tenant["claim"]): str(uuid.uuid4())}
     token, other = str(victim.tokens[0].value), str(rival.tokens[0].value)

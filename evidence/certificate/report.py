@@ -107,7 +107,7 @@ def html(certificate: Certificate) -> str:
     )
     return environment.get_template("certificate.html.j2").render(
         certificate=certificate,
-        issue_groups=list(_issue_groups(certificate)),
+        issue_groups=list(issue_groups(certificate)),
         operations=_operations(certificate),
         identities=IDENTITIES,
         attack_vectors=ATTACK_VECTORS,
@@ -128,7 +128,7 @@ def _operations(certificate: Certificate) -> list[OperationView]:
     return list(operations.values())
 
 
-def _issue_groups(certificate: Certificate) -> Iterator[IssueGroup]:
+def issue_groups(certificate: Certificate) -> Iterator[IssueGroup]:
     """Yield the issues that belong to no run, then those of each operation and layer."""
     if certificate.issues:
         yield IssueGroup("Setup and coverage", [(issue, "") for issue in certificate.issues])

@@ -157,8 +157,10 @@ def _direct_run(
         results.append(checks.catalogue_check(contract, superuser))
     try:
         if {Part.MATRIX, Part.LAYERS, Part.TIMING} & set(parts):
-            with started_service(folder / "direct", database.app_url) as service:
-                client = Client(service.host, service.port)
+            with (
+                started_service(folder / "direct", database.app_url) as service,
+                closing(Client(service.host, service.port)) as client,
+            ):
                 require_same_contract(contract, client)
                 world = build_world(contract, client, service.keys_dir, superuser)
                 not_run = world.not_run
@@ -190,8 +192,8 @@ def _pooled_run(
         with (
             pooler(pool, database.app_url) as url,
             started_service(folder / "pooled", url) as service,
+            closing(Client(service.host, service.port)) as client,
         ):
-            client = Client(service.host, service.port)
             world = build_world(contract, client, service.keys_dir, superuser)
             rows = Rows(superuser, tenant_tables(superuser))
             results += _layer_checks(url, superuser, world, rows, is_pooled=True)
