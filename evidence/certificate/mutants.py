@@ -144,7 +144,9 @@ def run_mutant(mutant: Mutant, folder: Path, server_url: str) -> Outcome:
         result = _certify(mutant, tree, server_url)
     seconds = time.monotonic() - started
     is_killed, detail = _judge(mutant, result)
-    return Outcome(mutant, is_killed, detail[:MAX_DETAIL_CHARACTERS], seconds)
+    return Outcome(
+        mutant, is_killed=is_killed, detail=detail[:MAX_DETAIL_CHARACTERS], seconds=seconds
+    )
 
 
 def _judge(mutant: Mutant, result: CertificateResult) -> tuple[bool, str]:
