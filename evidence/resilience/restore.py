@@ -103,7 +103,7 @@ def _compare(trial: Trial, before: Hashes, database: Postgres) -> None:
     different = [table for table in before if before[table] != after.get(table)]
     trial.expect(before == after, f"rows differ in {different}")
     with psycopg.connect(database.superuser_url()) as connection:
-        issues = catalogue.faults(connection, catalogue.needed(contract.load()))
+        issues = catalogue.issues(connection, catalogue.required_privileges(contract.load()))
     trial.record(f"{len(issues)} issues in the catalogue")
     trial.expect(not issues, f"the catalogue: {sorted(issues)[:5]}")
 
