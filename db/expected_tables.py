@@ -1,4 +1,4 @@
-"""What the contract's tables demand of a database, asked of one that is served from."""
+"""The tables, columns and privileges that the contract expects of the database."""
 
 import json
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from psycopg import AsyncConnection
 from openapi.contract import Contract
 
 PRIVILEGES = ("select", "insert", "update", "delete")
-MAX_NAMED = 5  # that are named
+MAX_LISTED = 5
 
-# An answer shows what was written, which needs select.
+# A response contains the row as it was written, which requires select.
 _PRIVILEGES_BY_METHOD = {
     "get": {"select"},
     "post": {"insert", "select"},
@@ -36,7 +36,7 @@ order by d.n"""
 
 @dataclass(frozen=True)
 class ExpectedTable:
-    """One table: its columns, and the privileges that the operations need."""
+    """A table with its columns, and the privileges that the operations need on it."""
 
     name: str
     columns: Sequence[str]
@@ -44,14 +44,15 @@ class ExpectedTable:
 
 
 def required_privileges(contract: Contract, table: str) -> list[str]:
-    """Return the privileges that the operations of a table's tag need, or its `grants` name."""
+    """Return the privileges that the operations of the table's tag need, and those in `grants`."""
     methods = [o.method for o in contract.operations.values() if o.tag == table]
-    named = contract.tables[table].grants
-    every = set(named).union(*(_PRIVILEGES_BY_METHOD.get(method, set()) for method in methods))
-    return [privilege for privilege in PRIVILEGES if privilege in every]
+    required = set(contract.tables[table].grants)
+    required.update(*(_PRIVILEGES_BY_METHOD.get(method, set()) for method in methods))
+    return [privilege for privilege in PRIVILEGES if privilege in required]
 
 
 def from_contract(contract: Contract) -> list[ExpectedTable]:
+    """Return the tables of the contract, in its order."""
     return [
         ExpectedTable(
             name, [column.name for column in table.columns], required_privileges(contract, name)
@@ -60,20 +61,30 @@ def from_contract(contract: Contract) -> list[ExpectedTable]:
     ]
 
 
-async def missing(connection: AsyncConnection[Any], demands: Sequence[ExpectedTable]) -> str | None:
-    """Return what the contract has and the database has not, as a reason not to be ready."""
-    if not demands:
+async def find_missing(
+    connection: AsyncConnection[Any], expected: Sequence[ExpectedTable]
+) -> str | None:
+    """Return a not ready reason that lists what the database does not have, or None.
+
+    The privileges are those of the connected role. Raises `psycopg.Error`.
+    """
+    if not expected:
         return None
-    wanted = json.dumps([asdict(demand) for demand in demands])
-    rows = await (await connection.execute(_MISSING, (wanted,))).fetchall()
-    found = [text for row in rows for text in _descriptions(*row)]
-    if not found:
+    document = json.dumps([asdict(table) for table in expected])
+    rows = await (await connection.execute(_MISSING, (document,))).fetchall()
+    missing = [description for row in rows for description in _descriptions(*row)]
+    if not missing:
         return None
-    more = [f"and {len(found) - MAX_NAMED} more"] if len(found) > MAX_NAMED else []
-    return f"the database lacks {', '.join(found[:MAX_NAMED] + more)}: see make migration"
+    omitted = len(missing) - MAX_LISTED
+    listed = ", ".join(missing[:MAX_LISTED]) + (f" and {omitted} more" if omitted > 0 else "")
+    verb = "is" if len(missing) == 1 else "are"
+    return f"{listed} {verb} missing from the database: run make migration, then make migrate"
 
 
-def _descriptions(name: str, absent: bool, columns: list[str], privileges: list[str]) -> list[str]:
-    if absent:
-        return [f"the contract's table {name}"]
-    return [f"the column {name}.{c}" for c in columns] + [f"{p} on {name}" for p in privileges]
+def _descriptions(
+    table: str, is_absent: bool, columns: list[str], privileges: list[str]
+) -> list[str]:
+    if is_absent:
+        return [f"table `{table}`"]
+    missing_columns = [f"column `{table}.{column}`" for column in columns]
+    return missing_columns + [f"{p} privilege on `{table}`" for p in privileges]

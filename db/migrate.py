@@ -1,9 +1,16 @@
-"""Bring the schema to a revision, alone: several processes may call it at once."""
+"""Migrates the schema to a revision, under an advisory lock: several processes may run it at once.
 
+`python -m service migrate` calls `main`.
+"""
+
+import os
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import psycopg
 from alembic import command
@@ -15,77 +22,102 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from db import revisions, server_versions
 from db.errors import first_line
 
-# Any number that is ours alone: "covenant" in ASCII, cut to 63 bits.
-LOCK = int.from_bytes(b"covenant", "big") >> 1
-# Whoever reads a table waits behind a migration that waits for it: seldom longer than this.
+URL_SETTING = "MIGRATION_DATABASE_URL"
+ADVISORY_LOCK_ID = int.from_bytes(b"covenant", "big") >> 1  # a bigint that only we use
+# Readers of a table queue behind a migration that waits for its lock: at most for this long.
 LOCK_TIMEOUT_MS = 300
 MAX_ATTEMPTS = 10
 RETRY_SECONDS = 1.0
-LOCK_POLL_SECONDS = 0.1
-CONNECT_PATIENCE = 120
+CONNECT_TIMEOUT_SECONDS = 5
+ADVISORY_LOCK_TIMEOUT_SECONDS = 120
+ADVISORY_LOCK_POLL_SECONDS = 0.1
 
 
 class MigrationError(Exception):
-    """One line that says why the schema was not changed."""
+    """One line that says why the schema was not migrated."""
+
+
+def main() -> None:
+    """Migrate `MIGRATION_DATABASE_URL`, whose user must be the owner, to the newest revision.
+
+    Prints the revisions before and after; exits 1 with one line on stderr on failure.
+    """
+    # PID 1 of a container has no default action for SIGTERM.
+    signal.signal(signal.SIGTERM, lambda *_: _exit_with("migrate: stopped by SIGTERM", 143))
+    url = os.environ.get(URL_SETTING)
+    if not url:
+        _exit_with(f"{URL_SETTING}: is missing")
+    try:
+        before, after = upgrade(url)
+    except MigrationError as error:
+        _exit_with(f"migrate: {error}")
+    is_unchanged = before == after
+    print(f"migrate: at {after}" if is_unchanged else f"migrate: {before or 'nothing'} -> {after}")
+
+
+def _exit_with(message: str, code: int = 1) -> NoReturn:
+    print(message, file=sys.stderr)
+    raise SystemExit(code)
 
 
 def upgrade(
     url: str, revision: str = "head", folder: Path = revisions.MIGRATIONS
 ) -> tuple[str | None, str]:
-    """Upgrade to `revision` and return the revisions before and after. Raises `MigrationError`.
+    """Upgrade to `revision` and return the revisions before (None for an empty schema) and after.
 
-    `url` is the owner's, direct: a pooler in transaction mode would lose the advisory lock.
+    `url` must be the owner's and connect directly: a pooler in transaction mode would lose the
+    advisory lock. Raises `MigrationError`.
     """
-    with _connected(url) as connection:
-        before = _revision(connection)
+    with _connect(url) as connection:
+        before = _current_revision(connection)
         if before is None or before < revisions.newest(folder) or revision != "head":
-            _with_retries(command.upgrade, connection, revision, folder)
-        return before, _revision(connection) or ""
+            _run_with_retries(command.upgrade, connection, revision, folder)
+        return before, _current_revision(connection) or ""
 
 
 def downgrade(url: str, revision: str, folder: Path = revisions.MIGRATIONS) -> None:
-    """Downgrade to `revision`, `base` for none. Raises `MigrationError`."""
-    with _connected(url) as connection:
-        _with_retries(command.downgrade, connection, revision, folder)
+    """Downgrade to `revision`, or to an empty schema for `base`. Raises `MigrationError`."""
+    with _connect(url) as connection:
+        _run_with_retries(command.downgrade, connection, revision, folder)
 
 
-def _with_retries(
-    change: Callable[[Config, str], None], connection: Connection, revision: str, folder: Path
+def _run_with_retries(
+    run: Callable[[Config, str], None], connection: Connection, revision: str, folder: Path
 ) -> None:
-    """Try again after a lock timeout: each revision is a transaction, or may be run again."""
+    """Retry after a lock timeout: each revision is one transaction, or is safe to re-run."""
     for attempt in range(MAX_ATTEMPTS):
         if attempt:
             time.sleep(RETRY_SECONDS)
         try:
-            return change(_config(connection, folder), revision)
+            return run(_alembic_config(connection, folder), revision)
         except OperationalError as error:
             if not isinstance(error.orig, psycopg.errors.LockNotAvailable):
                 raise
             connection.rollback()
     raise MigrationError(
-        f"a lock was not to be had in {MAX_ATTEMPTS} attempts of {LOCK_TIMEOUT_MS} ms:"
-        " another session holds the table"
+        f"could not acquire a lock after {MAX_ATTEMPTS} attempts of {LOCK_TIMEOUT_MS} ms: another"
+        " session is using the table. End that session, or run make migrate later"
     )
 
 
 @contextmanager
-def _connected(url: str) -> Iterator[Connection]:
+def _connect(url: str) -> Iterator[Connection]:
     try:
-        parts = psycopg.conninfo.conninfo_to_dict(url, connect_timeout=5)
-    except psycopg.Error:  # what libpq says of it repeats the password
-        raise MigrationError("MIGRATION_DATABASE_URL: not a URL that libpq understands") from None
-    # Not by SET: a revision that waits where nobody waits for it ends that by RESET.
-    parts["options"] = f"{parts.get('options') or ''} -c lock_timeout={LOCK_TIMEOUT_MS}"
+        parameters = psycopg.conninfo.conninfo_to_dict(url, connect_timeout=CONNECT_TIMEOUT_SECONDS)
+    except psycopg.Error:  # libpq's message would repeat the password
+        raise MigrationError(f"{URL_SETTING}: is not a URL that libpq understands") from None
+    # As an option, not by SET, because revisions that build an index RESET lock_timeout.
+    parameters["options"] = f"{parameters.get('options') or ''} -c lock_timeout={LOCK_TIMEOUT_MS}"
     engine = create_engine(
         "postgresql+psycopg://",
-        connect_args=parts,
+        connect_args=parameters,
         poolclass=NullPool,
         isolation_level="AUTOCOMMIT",
     )
     try:
         with engine.connect() as connection:
-            _refuse_too_old(connection)
-            _lock(connection)
+            _check_server_version(connection)
+            _acquire_advisory_lock(connection)
             connection.commit()
             yield connection.execution_options(isolation_level="READ COMMITTED")
     except DBAPIError as error:
@@ -96,32 +128,40 @@ def _connected(url: str) -> Iterator[Connection]:
         engine.dispose()
 
 
-def _refuse_too_old(connection: Connection) -> None:
+def _check_server_version(connection: Connection) -> None:
     version = int(connection.execute(text("show server_version_num")).scalar_one())
-    if version < server_versions.MINIMUM:
-        raise MigrationError(f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed")
+    if reason := server_versions.unsupported_reason(version):
+        raise MigrationError(reason)
 
 
-def _lock(connection: Connection) -> None:
-    """Poll: a session that waits for the lock would hold a snapshot, and a concurrent index
-    build, which waits for all snapshots, would never end."""
-    deadline = time.monotonic() + CONNECT_PATIENCE
-    while not connection.execute(text(f"select pg_try_advisory_lock({LOCK})")).scalar_one():
+def _acquire_advisory_lock(connection: Connection) -> None:
+    """Poll for the lock: a session blocked in `pg_advisory_lock` would keep a snapshot, for which a
+    concurrent index build in the session that has the lock would wait forever."""
+    deadline = time.monotonic() + ADVISORY_LOCK_TIMEOUT_SECONDS
+    query = text(f"select pg_try_advisory_lock({ADVISORY_LOCK_ID})")
+    while not connection.execute(query).scalar_one():
         if time.monotonic() > deadline:
-            raise MigrationError(f"another migration is running for more than {CONNECT_PATIENCE} s")
-        time.sleep(LOCK_POLL_SECONDS)
+            raise MigrationError(
+                f"another migration has been running for {ADVISORY_LOCK_TIMEOUT_SECONDS} s:"
+                " wait for it, or end its session"
+            )
+        time.sleep(ADVISORY_LOCK_POLL_SECONDS)
 
 
-def _revision(connection: Connection) -> str | None:
-    """Return where the schema is; what is open when Alembic begins would hold all its revisions."""
+def _current_revision(connection: Connection) -> str | None:
+    """Return the revision of the schema, or None before the first.
+
+    In a transaction that ends here: if one were open when Alembic starts, all revisions would run
+    in it.
+    """
     with connection.begin():
-        known = connection.execute(text("select to_regclass('public.alembic_version')"))
-        if known.scalar_one() is None:
+        table = connection.execute(text("select to_regclass('public.alembic_version')"))
+        if table.scalar_one() is None:
             return None
         return connection.execute(text("select version_num from public.alembic_version")).scalar()
 
 
-def _config(connection: Connection, folder: Path) -> Config:
+def _alembic_config(connection: Connection, folder: Path) -> Config:
     config = Config()
     config.set_main_option("script_location", _escaped(folder))
     config.set_main_option("path_separator", "newline")
@@ -132,5 +172,5 @@ def _config(connection: Connection, folder: Path) -> Config:
 
 
 def _escaped(folder: Path) -> str:
-    """Alembic's options are those of configparser, which interpolates `%`."""
+    """Return a path as a value of Alembic's options: configparser interpolates `%`."""
     return str(folder).replace("%", "%%")

@@ -1,4 +1,4 @@
-"""Which revision a database is at, and which is the newest that this release knows."""
+"""The schema revision of a database, and the newest one that this release knows."""
 
 import re
 from functools import cache
@@ -20,18 +20,18 @@ def head() -> str:
 
 
 def newest(folder: Path) -> str:
-    """Return the newest revision below `folder`: the greatest of NNNN_name.py."""
+    """Return the newest revision below `folder`: the highest number of its NNNN_name.py files."""
     files = (file for location in locations(folder) for file in location.iterdir())
     return max(m[1] for f in files if (m := re.fullmatch(r"(\d{4})_\w+\.py", f.name)))
 
 
 def locations(folder: Path) -> tuple[Path, Path]:
-    """Return where revisions are: those of the platform, and the service's own."""
+    """Return the two directories with revisions: the platform's and the service's."""
     return folder / "platform", folder / "versions"
 
 
 async def current(connection: psycopg.AsyncConnection[Any]) -> str | None:
-    """Return the revision that the database is at, None before the first."""
+    """Return the revision of the database, or None before the first migration."""
     try:
         row = await (await connection.execute(_REVISION)).fetchone()
     except (psycopg.errors.UndefinedTable, psycopg.errors.InsufficientPrivilege):
@@ -40,7 +40,10 @@ async def current(connection: psycopg.AsyncConnection[Any]) -> str | None:
 
 
 def is_up_to_date(url: str) -> bool:
-    """Whether a migration would change nothing, asked without Alembic; False also when unknown."""
+    """Return whether a migration would change nothing; False if the revision cannot be read.
+
+    Does not import Alembic.
+    """
     try:
         with psycopg.connect(url, connect_timeout=5) as connection:
             row = connection.execute(_REVISION).fetchone()

@@ -1,4 +1,7 @@
-"""The owner, the serving role and a database, made by a superuser: on one machine and in tests."""
+"""Creates the owner role, the serving role and a database, as a superuser.
+
+For a local machine and for tests; in production the database administrator does this.
+"""
 
 import psycopg
 from psycopg import sql
@@ -7,10 +10,13 @@ OWNER = "covenant_owner"
 APP = "covenant_app"
 
 
-def make_roles(superuser_url: str, owner_password: str, app_password: str) -> None:
-    """Make the two roles where they are missing, and give them these passwords."""
+def create_roles(superuser_url: str, owner_password: str, app_password: str) -> None:
+    """Create the two roles if they are missing, and set their passwords.
+
+    Raises `psycopg.Error`.
+    """
     with psycopg.connect(superuser_url, autocommit=True) as connection:
-        for role, rights, password in (
+        for role, privilege, password in (
             (OWNER, "createrole", owner_password),
             (APP, "nocreaterole", app_password),
         ):
@@ -18,13 +24,13 @@ def make_roles(superuser_url: str, owner_password: str, app_password: str) -> No
                 connection.execute(sql.SQL("create role {}").format(sql.Identifier(role)))
             connection.execute(
                 sql.SQL("alter role {} nosuperuser nobypassrls login {} password {}").format(
-                    sql.Identifier(role), sql.SQL(rights), sql.Literal(password)
+                    sql.Identifier(role), sql.SQL(privilege), sql.Literal(password)
                 )
             )
 
 
-def make_database(superuser_url: str, name: str) -> None:
-    """Make the database, the owner's own, where it is missing."""
+def create_database(superuser_url: str, name: str) -> None:
+    """Create the database, owned by the owner role, if it is missing. Raises `psycopg.Error`."""
     with psycopg.connect(superuser_url, autocommit=True) as connection:
         if not _exists(connection, "pg_database", "datname", name):
             connection.execute(

@@ -1,25 +1,31 @@
-"""What the serving process demands of the database: its version, role, policies and revision.
+"""Audits the database before the service serves from it: server version, role and policies.
 
-Pure SQL and file names, so that serving needs neither SQLAlchemy nor Alembic.
+Uses SQL and the names of the revision files only, so serving needs neither SQLAlchemy nor Alembic.
 """
 
+import os
 import re
 from dataclasses import dataclass
-from typing import Any
+from enum import Enum, auto
+from typing import Any, NamedTuple
 
 import psycopg
 
 from db import revisions, server_versions
 
-# They hold no tenant's data; the service may insert into one and read the other.
+# `host:port` of the server that dev.local started. Its version is that of the wheel, so the user
+# could do nothing about the warning. Only this one server is exempt.
+EMBEDDED_SERVER = "EMBEDDED_POSTGRESQL"
+
+# Tables without tenant data: the service may insert into the first and read the second.
 NON_TENANT_TABLES = ("used_org_ids", "alembic_version")
 
-# As the server prints them, without the alias that it adds.
+# Policy expressions as the server prints them, without the alias that it adds.
 _TENANT = "( SELECT (NULLIF(current_setting('app.org_id'::text, true), ''::text))::uuid)"
 _SUBJECT = "( SELECT NULLIF(current_setting('app.subject'::text, true), ''::text))"
 _MINE = "(id IN ( SELECT memberships.org_id FROM memberships WHERE {}))"
 _OWNED = f"((memberships.role = 'owner'::text) AND (memberships.subject = {_SUBJECT}))"
-# What opens a row besides the tenant's policy: {(table, command): USING}.
+# The policies that allow access besides the tenant's: {(table, command): USING}.
 MEMBER_POLICIES = {
     ("memberships", "r"): f"(subject = {_SUBJECT})",
     ("idempotency_keys", "r"): f"(subject = {_SUBJECT})",
@@ -27,7 +33,7 @@ MEMBER_POLICIES = {
     ("organizations", "d"): _MINE.format(_OWNED),
 }
 
-# Also the role that signed in: `reset role` leads back to it.
+# Includes the session user, because `reset role` returns to it.
 _ROLES = """
 select r.rolname, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolreplication,
     exists (select from pg_auth_members m where m.member = r.oid),
@@ -35,7 +41,7 @@ select r.rolname, r.rolsuper, r.rolbypassrls, r.rolcreaterole, r.rolreplication,
     exists (select from pg_namespace n where n.nspowner = r.oid)
         or exists (select from pg_database d where d.datdba = r.oid)
 from pg_roles r where r.rolname in (current_user, session_user)"""
-_ROLE_FAULTS = (
+_ROLE_VIOLATIONS = (
     "is a superuser",
     "has BYPASSRLS",
     "has CREATEROLE",
@@ -61,7 +67,7 @@ select polrelid, polcmd::text, polroles = '{0}', pg_get_expr(polqual, polrelid),
     pg_get_expr(polwithcheck, polrelid)
 from pg_policy where polpermissive"""
 
-# An owner's rights, not the reader's, decide what these show.
+# Views, foreign tables and functions that run with their owner's privileges, not the reader's.
 _BYPASS_OBJECTS = """
 select c.relname
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
@@ -80,79 +86,109 @@ where f.prosecdef and n.nspname !~ '^(pg_|information_schema$)'
         where d.classid = 'pg_proc'::regclass and d.objid = f.oid and d.deptype = 'e')"""
 
 
+class PolicyKind(Enum):
+    """What a policy is for."""
+
+    TENANT = auto()
+    MEMBER = auto()
+    NEWER_RELEASE = auto()  # unknown to this release, but bound to the tenant or subject
+
+
+class _Policy(NamedTuple):
+    """A row of `_POLICIES`."""
+
+    table_oid: int
+    command: str
+    is_for_all_roles: bool
+    using: str | None
+    check: str | None
+
+
 @dataclass(frozen=True)
 class AuditResult:
-    """What was found at the first connection."""
+    """The first violation, which means that the service must not serve, or else a warning."""
 
-    refusal: str | None
-    warning: str | None
+    violation: str | None = None
+    warning: str | None = None
 
 
 async def audit(connection: psycopg.AsyncConnection[Any]) -> AuditResult:
-    """Say whether the connected role can be trusted with more than one tenant."""
-    version = connection.info.server_version
-    if version < server_versions.MINIMUM:
-        return AuditResult(
-            f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed", None
-        )
-    # What a later release brought was examined by it; this one must not end before it is replaced.
-    ahead = (await revisions.current(connection) or "") > revisions.head()
-    refusal = (
-        await _role(connection)
-        or await _tables(connection, ahead)
-        or await _bypass_object(connection)
-    )
-    return AuditResult(refusal, None if refusal else server_versions.floor_warning(version))
+    """Return whether the connected role can serve several tenants from this database.
 
-
-async def _role(connection: psycopg.AsyncConnection[Any]) -> str | None:
-    roles = await connection.execute(_ROLES)
-    for role, *faults in await roles.fetchall():
-        for is_so, reason in zip(faults, _ROLE_FAULTS, strict=True):
-            if is_so:
-                return f"the role {role} could bypass the policies: it {reason}"
-    return None
-
-
-async def _tables(connection: psycopg.AsyncConnection[Any], ahead: bool) -> str | None:
-    policies = await (await connection.execute(_POLICIES)).fetchall()
-    tables = await connection.execute(_TABLES, (list(NON_TENANT_TABLES),))
-    for oid, table, enabled, forced, not_truncated in await tables.fetchall():
-        permitted = [_kind(table, ahead, *policy[1:]) for policy in policies if policy[0] == oid]
-        for is_so, what in (
-            (enabled, "ROW LEVEL SECURITY is not enabled"),
-            (forced, "ROW LEVEL SECURITY is not forced"),
-            (permitted.count("tenant") == 1, "there is no policy that confines it to a tenant"),
-            (None not in permitted, "a policy opens more than the tenant's rows"),
-            (not_truncated, "the service may truncate it"),
-        ):
-            if not is_so:
-                return f"the table {table} is open to other tenants: {what}"
-    return None
-
-
-def _kind(
-    table: str, ahead: bool, command: str, for_all: bool, using: str, check: str | None
-) -> str | None:
-    """Return "tenant" or "member" for a policy that is known, None for one that opens too much.
-
-    Of a release ahead it may be another, as long as it asks what is bound.
+    Raises `psycopg.Error`.
     """
-    using, check = _plain(using), _plain(check)
-    column = "id" if table == "organizations" else "org_id"
-    if for_all and command == "*" and using == check == f"({column} = {_TENANT})":
-        return "tenant"
-    if for_all and check == "" and MEMBER_POLICIES.get((table, command)) == using:
-        return "member"
-    if ahead and all("current_setting('app." in part for part in (using, check) if part):
-        return "later"
+    info = connection.info
+    if reason := server_versions.unsupported_reason(info.server_version):
+        return AuditResult(violation=reason)
+    # The newer release has audited its own schema. This one must keep serving until it is replaced.
+    is_ahead = (await revisions.current(connection) or "") > revisions.head()
+    violation = (
+        await _role_violation(connection)
+        or await _table_violation(connection, is_ahead=is_ahead)
+        or await _bypass_violation(connection)
+    )
+    if violation:
+        return AuditResult(violation=violation)
+    if os.environ.get(EMBEDDED_SERVER) == f"{info.host}:{info.port}":
+        return AuditResult()
+    return AuditResult(warning=server_versions.floor_warning(info.server_version))
+
+
+async def _role_violation(connection: psycopg.AsyncConnection[Any]) -> str | None:
+    roles = await connection.execute(_ROLES)
+    for role, *flags in await roles.fetchall():
+        for is_set, violation in zip(flags, _ROLE_VIOLATIONS, strict=True):
+            if is_set:
+                return f"the role {role} could bypass the policies: it {violation}"
     return None
 
 
-def _plain(expression: str | None) -> str:
+async def _table_violation(
+    connection: psycopg.AsyncConnection[Any], *, is_ahead: bool
+) -> str | None:
+    rows = await (await connection.execute(_POLICIES)).fetchall()
+    policies = [_Policy(*row) for row in rows]
+    tables = await connection.execute(_TABLES, (list(NON_TENANT_TABLES),))
+    for oid, table, is_enabled, is_forced, cannot_truncate in await tables.fetchall():
+        kinds = [_kind(table, p, is_ahead=is_ahead) for p in policies if p.table_oid == oid]
+        for is_met, violation in (
+            (is_enabled, "ROW LEVEL SECURITY is not enabled"),
+            (is_forced, "ROW LEVEL SECURITY is not forced"),
+            (
+                kinds.count(PolicyKind.TENANT) == 1,
+                "there is no policy that confines it to a tenant",
+            ),
+            (None not in kinds, "a policy opens more than the tenant's rows"),
+            (cannot_truncate, "the service may truncate it"),
+        ):
+            if not is_met:
+                return f"the table {table} is open to other tenants: {violation}"
+    return None
+
+
+def _kind(table: str, policy: _Policy, *, is_ahead: bool) -> PolicyKind | None:
+    """Return the kind of a policy, or None if it allows too much.
+
+    A database ahead of this release may have policies that it does not know, as long as each of
+    their expressions reads a bound setting.
+    """
+    using, check = _normalized(policy.using), _normalized(policy.check)
+    column = "id" if table == "organizations" else "org_id"
+    is_tenants = policy.command == "*" and using == check == f"({column} = {_TENANT})"
+    is_members = check == "" and MEMBER_POLICIES.get((table, policy.command)) == using
+    if policy.is_for_all_roles and is_tenants:
+        return PolicyKind.TENANT
+    if policy.is_for_all_roles and is_members:
+        return PolicyKind.MEMBER
+    if is_ahead and all("current_setting('app." in part for part in (using, check) if part):
+        return PolicyKind.NEWER_RELEASE
+    return None
+
+
+def _normalized(expression: str | None) -> str:
     return re.sub(r"\s+", " ", (expression or "").replace(' AS "nullif"', ""))
 
 
-async def _bypass_object(connection: psycopg.AsyncConnection[Any]) -> str | None:
+async def _bypass_violation(connection: psycopg.AsyncConnection[Any]) -> str | None:
     row = await (await connection.execute(_BYPASS_OBJECTS)).fetchone()
     return f"{row[0]} shows rows with its owner's rights, not the service's" if row else None

@@ -1,14 +1,24 @@
-"""Which versions of PostgreSQL the service accepts, and which have the security fixes it needs."""
+"""The PostgreSQL versions that the service accepts, and the releases with the fixes it needs.
+
+Versions are those of server_version_num: 10,000 per major version plus the minor version.
+"""
 
 MINIMUM = 150_000
-# Below these a client may read rows that a policy hides (CVE-2026-120154).
-FLOORS = {15: 150_020, 16: 160_016, 17: 170_012, 18: 180_007}
+# Below these, a client may read rows that a policy hides (CVE-2026-120154).
+SECURITY_FLOORS = {15: 150_020, 16: 160_016, 17: 170_012, 18: 180_007}
+
+
+def unsupported_reason(version: int) -> str | None:
+    """Return why a server of `version` is not supported, or None."""
+    if version >= MINIMUM:
+        return None
+    return f"PostgreSQL {version // 10_000} is too old: 15 or newer is needed"
 
 
 def floor_warning(version: int) -> str | None:
-    """Return why a server of `version` (server_version_num) is below the security floor."""
-    floor = FLOORS.get(version // 10_000)
+    """Return a warning that a server of `version` is below its security floor, or None."""
+    floor = SECURITY_FLOORS.get(version // 10_000)
     if floor is None or version >= floor:
         return None
-    name = f"PostgreSQL {version // 10_000}.{version % 10_000}"
-    return f"{name} is below the security floor {floor // 10_000}.{floor % 10_000}: upgrade it"
+    running, fixed = (f"{v // 10_000}.{v % 10_000}" for v in (version, floor))
+    return f"PostgreSQL {running} is below the security floor {fixed}: upgrade it"

@@ -14,7 +14,7 @@ import psycopg
 from orjson import Fragment
 
 from db.connections.database import Database
-from db.errors import NotFound, Reason, Unavailable, from_postgres
+from db.errors import NotFound, from_postgres
 
 Row = tuple[bytes | None, ...]
 
@@ -98,10 +98,8 @@ class Session:
         """Return what to raise. A bug of the service stays what it is, and becomes a 500."""
         if self.read_only and isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
             return error
-        translated = from_postgres(error)
-        if translated is None and (reason := self.database.not_ready_reason):
-            return Unavailable(Reason.NOT_READY, reason)  # for example, migrations are behind
-        return translated or error
+        # For example, a table is missing because migrations are behind.
+        return from_postgres(error) or self.database.not_ready_error or error
 
 
 def tenant_session(

@@ -34,10 +34,10 @@ migrate: $(VENV)/local.stamp ## Migrate the database of MIGRATION_DATABASE_URL t
 	@$(BIN)/python -m service migrate
 
 ##@ Change
+# In both: a NAME from the command line only, since some environments have one.
 resource: $(VENV)/local.stamp ## Add a resource: make resource NAME=tasks FIELDS="title:string(1..200)"
-	@$(BIN)/python -m dev.scaffold
+	@$(if $(filter command,$(origin NAME)),,NAME=) $(BIN)/python -m dev.scaffold
 
-# Only a NAME from the command line, not one of the environment.
 migration: $(VENV)/local.stamp ## Write the migration that the contract's tables need
 	@$(BIN)/python -m dev.planner $(if $(filter command,$(origin NAME)),--name "$(NAME)") $(ARGS)
 

@@ -29,7 +29,8 @@ async def health() -> dict[str, str]:
 
 
 async def ready(status: Status, database: Database) -> dict[str, str]:
-    reason = "the service is stopping" if status.stopping else database.not_ready_reason
-    if reason:
-        raise Unavailable(Reason.NOT_READY, reason)
+    if status.stopping:
+        raise Unavailable(Reason.NOT_READY, "the service is stopping")
+    if error := database.not_ready_error:
+        raise error
     return {"status": "ready"}

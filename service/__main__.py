@@ -8,7 +8,7 @@ from service.exits import exit_with
 COMMANDS = {
     "serve": ("service.serve", "serve"),
     "check": ("service.serve", "assemble"),
-    "migrate": ("service.migrate", "migrate"),
+    "migrate": ("db.migrate", "main"),
 }
 
 if __name__ == "__main__":

@@ -143,6 +143,7 @@ class Settings(BaseModel):
 OTHER_SETTINGS = (
     "MIGRATION_DATABASE_URL",
     "TEST_DATABASE_URL",
+    "EMBEDDED_POSTGRESQL",  # internal: see db/security_audit.py
     *(f"OTEL_EXPORTER_OTLP_{signal}_ENDPOINT" for signal in ("TRACES", "METRICS", "LOGS")),
 )
 

@@ -17,6 +17,7 @@ from db.connections.fair_queue import FairSemaphore, SemaphoreFull
 from db.connections.monitor import (
     ANSWER_TIMEOUT_SECONDS,
     CONNECT_TIMEOUT_SECONDS,
+    DATABASE_DOWN,
     Monitor,
     deadline,
 )
@@ -81,6 +82,14 @@ class Database:
     def not_ready_reason(self) -> str | None:
         """Why no request can be served, or None."""
         return self._monitor.reason
+
+    @property
+    def not_ready_error(self) -> Unavailable | None:
+        """The error of a request that cannot be served because of `not_ready_reason`, or None."""
+        if (reason := self.not_ready_reason) is None:
+            return None
+        is_down = reason == DATABASE_DOWN
+        return Unavailable(Reason.DATABASE_AWAY if is_down else Reason.NOT_READY, reason)
 
     @property
     def stats(self) -> dict[str, ConnectionStats]:

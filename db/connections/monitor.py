@@ -93,7 +93,7 @@ class Monitor:
                         return
                     # A newer release may have removed what it no longer needs.
                     expected = self._expected if revision == revisions.head() else ()
-                    missing = await expected_tables.missing(connection, expected)
+                    missing = await expected_tables.find_missing(connection, expected)
                 known = revision
             if (revision or "") < revisions.head():
                 self._report(f"migrations are behind ({revision or 'none'} of {revisions.head()})")
@@ -103,11 +103,11 @@ class Monitor:
 
     async def _audit(self, connection: AsyncConnection[Any]) -> bool:
         result = await security_audit.audit(connection)
-        if result.refusal:
-            self.reason = result.refusal
+        if result.violation:
+            self.reason = result.violation
             self._is_trusted = False
             self._was_audited.set()
-            self._refuse(result.refusal)
+            self._refuse(result.violation)
             return False
         if result.warning and not self._is_trusted:
             log.warning("database_version_outdated", detail=result.warning)

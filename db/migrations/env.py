@@ -1,4 +1,4 @@
-"""How Alembic reaches the database; `db.migrate` hands it the connection."""
+"""Alembic's environment: runs the revisions on the connection that `db.migrate` passes."""
 
 from alembic import context
 

@@ -1,8 +1,8 @@
 """${message}
 
-One table, its isolation and its grant, together. A statement that takes a lock waits at most
-lock_timeout for it; a backfill runs between NO FORCE and FORCE, its row count asserted, because
-the owner's UPDATE under FORCE touches no row and says nothing.
+Create a table, its policy and its grants in one revision. A statement waits for a lock for at most
+lock_timeout. Backfill rows between NO FORCE and FORCE ROW LEVEL SECURITY, and assert the row count:
+with FORCE, the owner's UPDATE silently matches no rows.
 """
 
 from alembic import op

@@ -19,9 +19,10 @@ DEFAULT_TIMEOUT_SECONDS = 2  # openapi/extensions.schema.json, `timeout`
 
 
 def inherited_changes(path: NodePath, comparison: Comparison) -> Iterator[Change]:
-    """Yield the changes of the inheritable x- keys in force at the root, a path item or an operation.
+    """Yield the changes of the inheritable x- keys in force at `path`.
 
-    A key that changes only at a higher level is reported there.
+    It is that of the root, a path item or an operation. A key that changes only at a higher level
+    is reported there.
     """
     for key, changes in (
         ("x-timeout", _timeout_changes),

@@ -1,4 +1,4 @@
-"""`python -m dev.local run | watch`: the service on this machine (`make run`, `make dev`)."""
+"""`python -m dev.local run | watch`: run the service on this machine (`make run`, `make dev`)."""
 
 import importlib
 import sys

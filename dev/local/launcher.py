@@ -1,6 +1,6 @@
-"""A program that turns into another, as a user who may run it and ending with its parent.
+"""A program that replaces itself by another, which then ends with its parent.
 
-`dev.local.embedded` runs it by its path, as a script of its own: it imports nothing of ours.
+`dev.local.child_process` runs it by its path, so it imports only the standard library.
 """
 
 import ctypes
@@ -9,39 +9,66 @@ import pwd
 import signal
 import sys
 from contextlib import suppress
+from enum import StrEnum
+
+# From <linux/prctl.h>, <linux/sched.h> and <linux/capability.h>.
+PR_SET_PDEATHSIG = 1
+PR_SET_SECUREBITS = 28
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_RAISE = 2
+SECBIT_NO_SETUID_FIXUP = 4
+CLONE_NEWUSER = 0x10000000
+CAPABILITY_VERSION_3 = 0x20080522
+CAP_DAC_OVERRIDE = 1
 
 
-def become(ends_by: str, parent: int, data: str, command: list[str]) -> None:
-    """Turn this interpreter into `command`, as a user who may run it, and to end with `parent`."""
+class ParentWatch(StrEnum):
+    """How the program learns that its parent has ended; it then gets SIGINT."""
+
+    SIGNAL = "signal"  # from the kernel; Linux only
+    WATCHDOG = "watchdog"  # from a forked process that reads the parent's pipe until its end
+
+
+def become(watch: ParentWatch, parent: int, data: str, command: list[str]) -> None:
+    """Replace this interpreter by `command`, as a user that PostgreSQL accepts.
+
+    It ends with the process `parent`. `data` is the data directory, whose owner root changes to.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
-    me, uid, owner = os.getpid(), os.geteuid(), os.stat(data)
+    pid, uid, owner = os.getpid(), os.geteuid(), os.stat(data)
     if uid == 0 and owner.st_uid != 0:
-        _leave_root(libc, owner.st_uid, owner.st_gid)
+        _drop_root(libc, owner.st_uid, owner.st_gid)
     elif sys.platform == "linux" and (uid == 0 or not _has_name(uid)):
-        # In a user namespace without a map every uid appears as nobody's. Where that is not
-        # permitted, `command` itself says what it misses.
-        libc.unshare(0x10000000)  # CLONE_NEWUSER
-    if ends_by == "signal":
-        libc.prctl(1, int(signal.SIGINT), 0, 0, 0)  # PR_SET_PDEATHSIG; a change of user undoes it
+        # In a user namespace without a map, every uid appears as nobody's. If that is not
+        # permitted, `command` reports what is missing.
+        libc.unshare(CLONE_NEWUSER)
+    if watch is ParentWatch.SIGNAL:
+        # After the change of user, which clears the setting.
+        libc.prctl(PR_SET_PDEATHSIG, int(signal.SIGINT), 0, 0, 0)
         if os.getppid() != parent:
-            sys.exit("the parent had ended")
-    elif os.fork() == 0:  # the watchdog
+            sys.exit("the parent process has already ended")
+    elif os.fork() == 0:
         os.read(0, 1)
-        if os.getppid() == me:
-            os.kill(me, signal.SIGINT)
+        if os.getppid() == pid:
+            os.kill(pid, signal.SIGINT)
         os._exit(0)
-    os.execv(command[0], command)  # noqa: S606, no shell is meant
+    os.execv(command[0], command)  # noqa: S606, without a shell on purpose
 
 
-def _leave_root(libc: ctypes.CDLL, uid: int, gid: int) -> None:
-    """Become `uid`, but keep CAP_DAC_OVERRIDE: the files may lie where only root may enter."""
-    libc.prctl(28, 4, 0, 0, 0)  # PR_SET_SECUREBITS, no fixup: setuid and access(2) leave it alone
+def _drop_root(libc: ctypes.CDLL, uid: int, gid: int) -> None:
+    """Change to `uid`, but keep CAP_DAC_OVERRIDE: only root may have access to the files."""
+    # Otherwise setuid and access(2) would clear the capability.
+    libc.prctl(PR_SET_SECUREBITS, SECBIT_NO_SETUID_FIXUP, 0, 0, 0)
     os.setgroups([])
     os.setgid(gid)
     os.setuid(uid)
-    header, sets = (ctypes.c_uint32 * 2)(0x20080522), (ctypes.c_uint32 * 6)(2, 2, 2)
-    libc.capset(header, sets)  # effective, permitted, inheritable
-    libc.prctl(47, 2, 1, 0, 0)  # PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE: else it ends at exec
+    header = (ctypes.c_uint32 * 2)(CAPABILITY_VERSION_3)
+    mask = 1 << CAP_DAC_OVERRIDE
+    libc.capset(
+        header, (ctypes.c_uint32 * 6)(mask, mask, mask)
+    )  # effective, permitted, inheritable
+    # Otherwise exec would clear it.
+    libc.prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, CAP_DAC_OVERRIDE, 0, 0)
 
 
 def _has_name(uid: int) -> bool:
@@ -51,4 +78,4 @@ def _has_name(uid: int) -> bool:
 
 
 if __name__ == "__main__":
-    become(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    become(ParentWatch(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4:])

@@ -1,1 +1,1 @@
-"""From the tables of a contract to the revision that makes them: pure, but for `catalogue`."""
+"""Compares the contract's tables with a database and writes the revision that aligns them."""

@@ -1,13 +1,13 @@
-"""What PostgreSQL says of its tables, in its own words: read twice, and compared.
+"""Reads tables from the PostgreSQL catalogue: the database's, and the contract's.
 
-The tables of the contract are made for a moment, in a schema that is rolled back, so that both
-sides are printed by the same server and nothing has to parse SQL.
+The contract's tables are created in a schema that is rolled back. The same server then prints both
+sides, so they compare as text and no SQL is parsed.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -17,7 +17,6 @@ from db.expected_tables import PRIVILEGES
 from dev.planner import ddl
 from openapi.tables import Table
 
-INVALID = "BROKEN"  # what an index is that a build left behind
 _SCHEMA = "covenant_plan"
 _COLUMNS = """
 select c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
@@ -45,22 +44,31 @@ where c.relnamespace = current_schema::regnamespace and p.grantee = '{roles.APP}
     and lower(p.privilege_type) = any (%s)"""  # noqa: S608
 
 
+class ColumnState(NamedTuple):
+    """A column, as the server prints it."""
+
+    type: str
+    is_not_null: bool
+    default: str | None
+
+
 @dataclass(frozen=True)
 class TableState:
-    """One table: {column: (type, NOT NULL, default)}, and the rest by name as the server prints it.
+    """A table: its columns, constraints and indexes by name, as the server prints them.
 
-    An index is what follows its name: `UNIQUE btree (org_id, …)`.
+    The definition of an index is what follows its name, such as `UNIQUE btree (org_id, …)`. It is
+    None for an invalid index, which a failed concurrent build leaves behind.
     """
 
-    columns: dict[str, tuple[str, bool, str | None]] = field(default_factory=dict)
+    columns: dict[str, ColumnState] = field(default_factory=dict)
     constraints: dict[str, str] = field(default_factory=dict)
-    indexes: dict[str, str] = field(default_factory=dict)
+    indexes: dict[str, str | None] = field(default_factory=dict)
     grants: set[str] = field(default_factory=set)
 
 
 @contextmanager
-def scratch(url: str) -> Iterator[psycopg.Connection[Any]]:
-    """Yield a connection of which nothing remains."""
+def rolled_back_connection(url: str) -> Iterator[psycopg.Connection[Any]]:
+    """Yield a connection to `url` in a transaction that is rolled back. Raises `psycopg.Error`."""
     with psycopg.connect(url) as connection:
         connection.execute("set local lock_timeout = '2s'")
         try:
@@ -69,14 +77,14 @@ def scratch(url: str) -> Iterator[psycopg.Connection[Any]]:
             connection.rollback()
 
 
-def rename(
+def rename_columns(
     connection: psycopg.Connection[Any], tables: Iterable[Table]
 ) -> dict[str, dict[str, str]]:
-    """Rename the columns that the contract calls otherwise now; {table: {old: new}}."""
-    found: dict[str, dict[str, str]] = {}
-    known = current(connection)
+    """Apply the contract's column renames that are pending, and return {table: {old: new}}."""
+    renames: dict[str, dict[str, str]] = {}
+    existing = current_tables(connection)
     for table in tables:
-        columns = known[table.name].columns if table.name in known else {}
+        columns = existing[table.name].columns if table.name in existing else {}
         for new, old in table.renamed.items():
             if old in columns and new not in columns:
                 connection.execute(
@@ -84,43 +92,42 @@ def rename(
                         *map(sql.Identifier, (table.name, old, new))
                     )
                 )
-                found.setdefault(table.name, {})[old] = new
-    return found
+                renames.setdefault(table.name, {})[old] = new
+    return renames
 
 
-def current(connection: psycopg.Connection[Any]) -> dict[str, TableState]:
-    """Return the tables that there are."""
-    return _read(connection, "public")
+def current_tables(connection: psycopg.Connection[Any]) -> dict[str, TableState]:
+    """Return the tables of the database by name."""
+    return _read_schema(connection, "public")
 
 
-def wanted(
+def contract_tables(
     connection: psycopg.Connection[Any],
     tables: Mapping[str, Table],
     grants: Mapping[str, Sequence[str]],
 ) -> dict[str, TableState]:
-    """Return the tables of the contract, as they would be."""
+    """Return the tables of the contract by name, from a schema that this creates for them."""
     connection.execute(f"create schema {_SCHEMA}")
     connection.execute(f"set local search_path = {_SCHEMA}")
     connection.execute("create table organizations (id uuid primary key)")
-    for _, statements, _ in ddl.create(ddl.tables_in_order(tables), (), grants):
-        for statement in statements:
+    for change in ddl.create_tables(ddl.in_dependency_order(tables), (), grants):
+        for statement in change.upgrade:
             connection.execute(statement.encode())
-    found = _read(connection, _SCHEMA)
-    return {name: found[name] for name in tables}
+    created = _read_schema(connection, _SCHEMA)
+    return {name: created[name] for name in tables}
 
 
-def _read(connection: psycopg.Connection[Any], schema: str) -> dict[str, TableState]:
+def _read_schema(connection: psycopg.Connection[Any], schema: str) -> dict[str, TableState]:
     connection.execute(f"set local search_path = {schema}".encode())
-    found: dict[str, TableState] = {}
-    for table, column, *facts in connection.execute(_COLUMNS):
-        kind, filled, default = facts
-        found.setdefault(table, TableState()).columns[column] = (kind, filled, default)
+    tables: dict[str, TableState] = {}
+    for table, column, *state in connection.execute(_COLUMNS):
+        tables.setdefault(table, TableState()).columns[column] = ColumnState(*state)
     for table, name, definition in connection.execute(_CONSTRAINTS):
-        found[table].constraints[name] = definition.removesuffix(" NOT VALID")
+        tables[table].constraints[name] = definition.removesuffix(" NOT VALID")
     for table, name, definition, is_valid in connection.execute(_INDEXES):
         unique = "UNIQUE " if definition.startswith("CREATE UNIQUE") else ""
-        printed = unique + definition.partition(" USING ")[2]
-        found[table].indexes[name] = printed if is_valid else INVALID
+        definition = unique + definition.partition(" USING ")[2]
+        tables[table].indexes[name] = definition if is_valid else None
     for table, privilege in connection.execute(_GRANTS, (list(PRIVILEGES),)):
-        found[table].grants.add(privilege)
-    return found
+        tables[table].grants.add(privilege)
+    return tables

@@ -1,4 +1,4 @@
-"""What has to be done to the columns of a table that exists."""
+"""The changes to the columns of an existing table."""
 
 from collections.abc import Iterator
 
@@ -8,90 +8,94 @@ from dev.planner.column_types import default_of, definition, quoted
 from openapi.tables import Column, Table
 
 
-def added(table: Table, column: Column) -> Change:
-    missing = column.required and default_of(column) is None
+def add_column(table: Table, column: Column) -> Change:
+    """Return the change that adds a column."""
+    has_no_value = column.required and default_of(column) is None
     return Change(
         table.name,
         f"{column.name} added",
         (f"alter table {quoted(table.name)} add column if not exists {definition(column)}",),
         (f"alter table {quoted(table.name)} drop column {quoted(column.name)}",),
-        column.name,
-        "is required and has no default: rows that are there would have no value. Give it a"
-        " default, or make it nullable"
-        if missing
+        column=column.name,
+        loss="is required and has no default: existing rows would have no value. Give it a default,"
+        " or make it nullable"
+        if has_no_value
         else None,
     )
 
 
-def dropped(table: Table, name: str, was: TableState, now: TableState) -> Change:
-    kind, filled, default = was.columns[name]
-    alike = [n for n in now.columns.keys() - was.columns.keys() if now.columns[n][0] == kind]
+def drop_column(table: Table, name: str, before: TableState, after: TableState) -> Change:
+    """Return the change that drops a column; its loss suggests a rename if one is plausible."""
+    state = before.columns[name]
+    added = sorted(after.columns.keys() - before.columns.keys())
     loss = f"the column `{name}` would be dropped with all its values"
-    for new in sorted(alike)[:1]:
-        loss += (
-            f", unless `{new}` is its new name: then write `renamed: {{{new}: {name}}}` in x-table"
-        )
-    words = [quoted(name), kind]
-    words += [f"default {default}"] if default is not None else []
-    words += ["not null"] if filled and default is not None else []
+    for new in [n for n in added if after.columns[n].type == state.type][:1]:
+        loss += f". If `{new}` is its new name, write `renamed: {{{new}: {name}}}` in x-table"
+    words = [quoted(name), state.type]
+    if state.default is not None:
+        words.append(f"default {state.default}")
+    if state.is_not_null and state.default is not None:
+        words.append("not null")
     return Change(
         table.name,
         f"{name} dropped",
         (f"alter table {quoted(table.name)} drop column if exists {quoted(name)}",),
         (f"alter table {quoted(table.name)} add column {' '.join(words)}",),
-        name,
-        loss,
+        column=name,
+        loss=loss,
     )
 
 
-def altered(table: Table, column: Column, was: TableState, now: TableState) -> Iterator[Change]:
+def alter_column(
+    table: Table, column: Column, before: TableState, after: TableState
+) -> Iterator[Change]:
+    """Yield the changes to the type, the default and the nullability of a column."""
     name = column.name
-    (old_type, old_filled, old_default) = was.columns[name]
-    (new_type, new_filled, new_default) = now.columns[name]
+    old, new = before.columns[name], after.columns[name]
     alter = f"alter table {quoted(table.name)} alter column {quoted(name)}"
-    if old_type != new_type:
+    if old.type != new.type:
         yield Change(
             table.name,
-            f"{name} made {new_type}",
-            (_retype(table, name, new_type, old_default, default_of(column)),),
-            (_retype(table, name, old_type, new_default, old_default),),
-            name,
-            f"would change from {old_type} to {new_type}: every row is written anew, and values"
+            f"{name} changed to {new.type}",
+            (_change_type(table, name, new.type, old.default, default_of(column)),),
+            (_change_type(table, name, old.type, new.default, old.default),),
+            column=name,
+            loss=f"would change from {old.type} to {new.type}: every row is rewritten, and values"
             " may not fit",
         )
-    elif old_default != new_default:
+    elif old.default != new.default:
         yield Change(
             table.name,
             f"default of {name} changed",
-            (f"{alter} {_default(default_of(column))}",),
-            (f"{alter} {_default(old_default)}",),
+            (f"{alter} {_default_clause(default_of(column))}",),
+            (f"{alter} {_default_clause(old.default)}",),
         )
-    if old_filled and not new_filled:
+    if old.is_not_null and not new.is_not_null:
         yield Change(
             table.name,
-            f"{name} made nullable",
+            f"{name} changed to nullable",
             (f"{alter} drop not null",),
             (f"{alter} set not null",),
         )
-    elif new_filled and not old_filled:
-        yield _filled(table, column, alter)
+    elif new.is_not_null and not old.is_not_null:
+        yield _set_not_null(table, column, alter)
 
 
-def _retype(
-    table: Table, name: str, kind: str, old_default: str | None, new_default: str | None
+def _change_type(
+    table: Table, name: str, new_type: str, old_default: str | None, new_default: str | None
 ) -> str:
     alter = f"alter column {quoted(name)}"
-    parts = [f"{alter} drop default"] if old_default is not None else []
-    parts.append(f"{alter} type {kind} using {quoted(name)}::{kind}")
-    parts += [f"{alter} set default {new_default}"] if new_default is not None else []
-    return f"alter table {quoted(table.name)}\n    " + ",\n    ".join(parts)
+    actions = [f"{alter} drop default"] if old_default is not None else []
+    actions.append(f"{alter} type {new_type} using {quoted(name)}::{new_type}")
+    actions += [f"{alter} set default {new_default}"] if new_default is not None else []
+    return f"alter table {quoted(table.name)}\n    " + ",\n    ".join(actions)
 
 
-def _default(default: str | None) -> str:
+def _default_clause(default: str | None) -> str:
     return "drop default" if default is None else f"set default {default}"
 
 
-# The owner's UPDATE under FORCE would touch no row, and say nothing.
+# With FORCE ROW LEVEL SECURITY, the owner's UPDATE would silently match no rows.
 _BACKFILL = """do {tag}
 declare
     empty bigint;
@@ -109,10 +113,10 @@ begin
 end {tag}"""
 
 
-def _filled(table: Table, column: Column, alter: str) -> Change:
-    """Make a column NOT NULL: by its default, or by proof that no row is without a value."""
+def _set_not_null(table: Table, column: Column, alter: str) -> Change:
+    """Return the change to NOT NULL: existing rows get the default, or must have a value."""
     name, default = quoted(table.name), default_of(column)
-    what = f"{column.name} made not null"
+    description = f"{column.name} changed to not null"
     if default is not None:
         tag = "$$"
         while tag in default:
@@ -120,20 +124,22 @@ def _filled(table: Table, column: Column, alter: str) -> Change:
         statement = _BACKFILL.format(
             table=name, column=quoted(column.name), default=default, alter=alter, tag=tag
         )
-        return Change(table.name, what, (statement,), (f"{alter} drop not null",))
-    proof = f"{table.name}_not_null"
+        return Change(table.name, description, (statement,), (f"{alter} drop not null",))
+    # A validated check spares SET NOT NULL the scan under its exclusive lock.
+    check = f"{table.name}_not_null"
     return Change(
         table.name,
-        what,
+        description,
         (
-            f"alter table {name}\n    drop constraint if exists {proof},"
-            f"\n    add constraint {proof} check ({quoted(column.name)} is not null) not valid",
-            f"alter table {name} validate constraint {proof}",
+            f"alter table {name}\n    drop constraint if exists {check},"
+            f"\n    add constraint {check} check ({quoted(column.name)} is not null) not valid",
+            f"alter table {name} validate constraint {check}",
             f"{alter} set not null",
-            f"alter table {name} drop constraint {proof}",
+            f"alter table {name} drop constraint {check}",
         ),
         (f"{alter} drop not null",),
-        column.name,
-        "would be required, and rows may have no value. Give it a default, which they get",
-        online=True,
+        column=column.name,
+        loss="would become required, but existing rows may have no value. Give it a default, which"
+        " those rows then get",
+        is_online=True,
     )

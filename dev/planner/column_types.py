@@ -1,22 +1,22 @@
-"""What a column of the contract is in PostgreSQL: its type, its checks and its default."""
+"""PostgreSQL types, check constraints and defaults for the columns of the contract."""
 
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from dev.planner.regex_translation import pattern_of
+from dev.planner.regex_translation import to_postgres
 from openapi.tables import Column
 
-_TYPES = {
+_TYPES_BY_FORMAT = {
     ("string", "uuid"): "uuid",
     ("string", "date-time"): "timestamptz",
     ("string", "date"): "date",
     ("integer", "int32"): "integer",
 }
-# Also of `format: float`: a real would answer with other digits than it was sent. Also of `byte`:
-# a bytea would answer with another base64 than it was sent.
-_KINDS = {
+# Values must come back as they were sent. So `format: float` is not a real, which would return
+# other digits, and `format: byte` is not a bytea, which would return other base64.
+_TYPES = {
     "string": "text",
     "integer": "bigint",
     "number": "double precision",
@@ -24,9 +24,9 @@ _KINDS = {
     "object": "jsonb",
     "array": "jsonb",
 }
-_INTEGERS = {"integer": (-(2**31), 2**31 - 1), "bigint": (-(2**63), 2**63 - 1)}
-_LONGEST = {"ipv4": 15, "ipv6": 45}
-# What PostgreSQL 18 takes for a name only between quotes (appendix C).
+_INTEGER_RANGES = {"integer": (-(2**31), 2**31 - 1), "bigint": (-(2**63), 2**63 - 1)}
+_MAX_LENGTHS = {"ipv4": 15, "ipv6": 45}
+# The words that PostgreSQL 18 accepts as a name only in quotes (appendix C).
 _RESERVED = frozenset(
     """all analyse analyze and any array as asc asymmetric authorization binary both case cast
     check collate collation column concurrently constraint create cross current_catalog
@@ -38,23 +38,23 @@ _RESERVED = frozenset(
     system_user table tablesample then to trailing true union unique user using variadic verbose
     when where window with""".split()  # noqa: SIM905
 )
-# What ends a line somewhere: statements are indented line by line, and read again from a file.
-_BREAKS = re.compile("[\x01-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
+# Line separators and control characters: statements are indented line by line in a Python file.
+_CONTROL_CHARACTERS = re.compile("[\x01-\x08\x0a-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def quoted(name: str) -> str:
-    """Return a name as SQL has it, between quotes only where they are needed."""
+    """Return a name as an SQL identifier, quoted only if it is a reserved word."""
     return f'"{name}"' if name in _RESERVED else name
 
 
 def type_of(column: Column) -> str:
-    """Return the type, as a cast spells it."""
+    """Return the PostgreSQL type of a column, as a cast spells it."""
     kind = column.schema["type"]
-    return _TYPES.get((kind, column.schema.get("format", "")), _KINDS[kind])
+    return _TYPES_BY_FORMAT.get((kind, column.schema.get("format", "")), _TYPES[kind])
 
 
 def definition(column: Column) -> str:
-    """Return the column as `create table` and `add column` have it, without its checks."""
+    """Return the column for `create table` and `add column`, without its checks."""
     words = [quoted(column.name), type_of(column)]
     words += ["not null"] * column.required
     words += [f"default {default}"] if (default := default_of(column)) else []
@@ -62,68 +62,78 @@ def definition(column: Column) -> str:
 
 
 def default_of(column: Column) -> str | None:
-    """Return the default as SQL has it, None where there is none."""
+    """Return the default as an SQL expression, or None if there is none."""
     if column.name in ("created_at", "updated_at"):
         return "now()"
     return literal(column.default) if column.default is not None else None
 
 
 def literal(value: Any) -> str:
-    """Return a value of JSON as a literal of SQL; objects and arrays as text."""
+    """Return a JSON value as an SQL literal; objects and arrays as JSON text."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
         return repr(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = text.replace("'", "''")
-    if not _BREAKS.search(text):
+    if not _CONTROL_CHARACTERS.search(text):
         return f"'{text}'"
     text = text.replace("\\", "\\\\")
-    return "E'" + _BREAKS.sub(lambda found: f"\\u{ord(found[0]):04x}", text) + "'"
+    return "E'" + _CONTROL_CHARACTERS.sub(lambda match: f"\\u{ord(match[0]):04x}", text) + "'"
 
 
 def checks(column: Column) -> dict[str, str]:
-    """Return {name of a constraint behind `<table>_<column>_`: expression}.
+    """Return the check expressions by the suffix of their name: `<table>_<column>_<suffix>`.
 
-    They hold what the service has checked already: nothing that passes it may fail here.
+    The service has validated the value before: no value that it accepts may violate a check.
     """
-    found = {"check": " and ".join(_limits(column))}
+    expressions = {"check": " and ".join(_limits(column))}
     pattern = column.schema.get("pattern")
-    if "enum" not in column.schema and pattern and (expression := pattern_of(pattern)):
-        found["pattern"] = f"{quoted(column.name)} ~ {literal(expression)}"
-    return {name: expression for name, expression in found.items() if expression}
+    if "enum" not in column.schema and pattern and (translated := to_postgres(pattern)):
+        expressions["pattern"] = f"{quoted(column.name)} ~ {literal(translated)}"
+    return {suffix: expression for suffix, expression in expressions.items() if expression}
 
 
 def _limits(column: Column) -> Iterator[str]:
-    schema, name, kind = column.schema, quoted(column.name), type_of(column)
+    schema, name, type_ = column.schema, quoted(column.name), type_of(column)
     if "enum" in schema:
         values = [literal(value) for value in schema["enum"] if value is not None]
         if len(values) == 1:
             yield f"{name} = {values[0]}"
         elif values:
             yield f"{name} in ({', '.join(values)})"
-    elif kind == "text":
-        most = schema.get("maxLength", _LONGEST.get(schema.get("format", "")))
-        yield from _between(f"char_length({name})", schema.get("minLength") or None, most)
-    elif kind == "jsonb":
+    elif type_ == "text":
+        maximum = schema.get("maxLength", _MAX_LENGTHS.get(schema.get("format", "")))
+        yield from _range(f"char_length({name})", schema.get("minLength") or None, maximum)
+    elif type_ == "jsonb":
         yield f"jsonb_typeof({name}) = {literal(schema['type'])}"
     elif schema["type"] in ("integer", "number"):
-        least, most = schema.get("minimum"), schema.get("maximum")
-        low, high = _INTEGERS.get(kind, (None, None))
-        least = None if low is not None and least is not None and least <= low else least
-        most = None if high is not None and most is not None and most >= high else most
-        above, below = schema.get("exclusiveMinimum"), schema.get("exclusiveMaximum")
-        if above and least is not None:
-            yield f"{name} > {literal(least)}"
-        if below and most is not None:
-            yield f"{name} < {literal(most)}"
-        yield from _between(name, None if above else least, None if below else most)
+        yield from _number_limits(schema, name, type_)
 
 
-def _between(what: str, least: Any, most: Any) -> Iterator[str]:
-    if least is not None and most is not None:
-        yield f"{what} between {literal(least)} and {literal(most)}"
-    elif most is not None:
-        yield f"{what} <= {literal(most)}"
-    elif least is not None:
-        yield f"{what} >= {literal(least)}"
+def _number_limits(schema: Any, name: str, type_: str) -> Iterator[str]:
+    """Yield the limits that are narrower than the range of the type."""
+    minimum, maximum = schema.get("minimum"), schema.get("maximum")
+    lowest, highest = _INTEGER_RANGES.get(type_, (None, None))
+    if lowest is not None and minimum is not None and minimum <= lowest:
+        minimum = None
+    if highest is not None and maximum is not None and maximum >= highest:
+        maximum = None
+    excludes_minimum = schema.get("exclusiveMinimum")
+    excludes_maximum = schema.get("exclusiveMaximum")
+    if excludes_minimum and minimum is not None:
+        yield f"{name} > {literal(minimum)}"
+    if excludes_maximum and maximum is not None:
+        yield f"{name} < {literal(maximum)}"
+    yield from _range(
+        name, None if excludes_minimum else minimum, None if excludes_maximum else maximum
+    )
+
+
+def _range(expression: str, minimum: Any, maximum: Any) -> Iterator[str]:
+    if minimum is not None and maximum is not None:
+        yield f"{expression} between {literal(minimum)} and {literal(maximum)}"
+    elif maximum is not None:
+        yield f"{expression} <= {literal(maximum)}"
+    elif minimum is not None:
+        yield f"{expression} >= {literal(minimum)}"

@@ -1,118 +1,137 @@
-"""The statements that make a table of the contract, its isolation and its grant."""
+"""SQL that creates a table of the contract, its isolation and its grants."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 
 from db import roles
+from dev.planner.change import Change, ChangeKind
 from dev.planner.column_types import checks, definition, quoted
 from openapi.tables import Column, Table, index_name, reference_name, unique_name
 
 _TENANT = "(org_id = (select nullif(current_setting('app.org_id', true), '')::uuid))"
 
 
-def tables_in_order(tables: Mapping[str, Table]) -> list[Table]:
-    """Return the tables, those that others refer to first."""
-    waiting, ordered = dict(tables), list[Table]()
-    while waiting:
-        free = [t for t in waiting.values() if not _targets(t) & waiting.keys() - {t.name}]
-        for table in free or [next(iter(waiting.values()))]:  # a circle is cut anywhere
-            ordered.append(waiting.pop(table.name))
+def in_dependency_order(tables: Mapping[str, Table]) -> list[Table]:
+    """Return the tables, each after those that it references; a cycle starts anywhere."""
+    remaining, ordered = dict(tables), list[Table]()
+    while remaining:
+        ready = [t for t in remaining.values() if not _referenced(t) & remaining.keys() - {t.name}]
+        for table in ready or [next(iter(remaining.values()))]:
+            ordered.append(remaining.pop(table.name))
     return ordered
 
 
-def _targets(table: Table) -> set[str]:
+def _referenced(table: Table) -> set[str]:
     return {reference.table for reference in table.references}
 
 
-def create(
-    tables: Iterable[Table], known: Iterable[str], grants: Mapping[str, Sequence[str]]
-) -> Iterator[tuple[str, list[str], str]]:
-    """Yield (table, statements, what undoes them) of new tables in order; `known` exist already."""
-    known, late = set(known), list[tuple[str, list[str], str]]()
+def create_tables(
+    tables: Iterable[Table], existing: Iterable[str], grants: Mapping[str, Sequence[str]]
+) -> Iterator[Change]:
+    """Yield the changes that create the tables, then the foreign keys that complete cycles."""
+    created, deferred = set(existing), list[Change]()
     for table in tables:
-        known.add(table.name)
-        granted = [grant(table.name, grants[table.name])] if grants[table.name] else []
-        made = [create_table(table, known), *create_indexes(table), *secure(table.name), *granted]
-        yield table.name, made, f"drop table {quoted(table.name)}"
-        alter = f"alter table {quoted(table.name)}"
-        late += [
+        created.add(table.name)
+        name, privileges = quoted(table.name), grants[table.name]
+        yield Change(
+            table.name,
+            "created",
             (
+                _create_table(table, created),
+                *_create_indexes(table),
+                *isolation(table.name),
+                *([grant(table.name, privileges)] if privileges else []),
+            ),
+            (f"drop table {name}",),
+            kind=ChangeKind.CREATE,
+        )
+        deferred += [
+            Change(
                 table.name,
-                [f"{alter}\n    add constraint {n} {clause}"],
-                f"{alter} drop constraint {n}",
+                "created",
+                (f"alter table {name}\n    add constraint {key} {clause}",),
+                (f"alter table {name} drop constraint {key}",),
+                kind=ChangeKind.CREATE,
             )
-            for n, clause in references(table, lambda target: target not in known).items()
+            for key, clause in _foreign_keys(table, lambda target: target not in created).items()
         ]
-    yield from late
+    yield from deferred
 
 
-def create_table(table: Table, known: Set[str]) -> str:
-    """Return the statement; the tenant's column comes first, then the id."""
+def _create_table(table: Table, existing: Set[str]) -> str:
+    """Return the statement, with the foreign keys to `existing` tables."""
     lines = ["org_id uuid not null references organizations on delete cascade", "id uuid not null"]
     for column in table.columns:
         if column.name not in ("org_id", "id"):
-            named = column_checks(table, column).items()
+            column_checks = check_constraints(table, column).items()
             lines.append(
                 "\n    ".join(
-                    [definition(column), *(f"constraint {name} {check}" for name, check in named)]
+                    [
+                        definition(column),
+                        *(f"constraint {n} {clause}" for n, clause in column_checks),
+                    ]
                 )
             )
     lines.append("primary key (org_id, id)")
-    named = (unique(table) | references(table, lambda target: target in known)).items()
-    lines += [f"constraint {name} {clause}" for name, clause in named]
+    keys = _unique_keys(table) | _foreign_keys(table, lambda target: target in existing)
+    lines += [f"constraint {name} {clause}" for name, clause in keys.items()]
     body = ",\n".join(lines).replace("\n", "\n    ")
     return f"create table {quoted(table.name)} (\n    {body}\n)"
 
 
 def constraints(table: Table) -> dict[str, str]:
-    """Return {name: clause} of every constraint but the primary key and the organization's."""
-    found: dict[str, str] = {}
+    """Return {name: clause}, without the primary key and the reference to organizations."""
+    clauses: dict[str, str] = {}
     for column in table.columns:
-        found |= column_checks(table, column)
-    return found | unique(table) | references(table, lambda target: True)
+        clauses |= check_constraints(table, column)
+    return clauses | _unique_keys(table) | _foreign_keys(table, lambda _: True)
 
 
-def column_checks(table: Table, column: Column) -> dict[str, str]:
+def check_constraints(table: Table, column: Column) -> dict[str, str]:
+    """Return {name: clause} of the checks of a column."""
     return {
-        f"{table.name}_{column.name}_{kind}": f"check ({expression})"
-        for kind, expression in checks(column).items()
+        f"{table.name}_{column.name}_{suffix}": f"check ({expression})"
+        for suffix, expression in checks(column).items()
     }
 
 
-def unique(table: Table) -> dict[str, str]:
+def _unique_keys(table: Table) -> dict[str, str]:
     return {
-        unique_name(table.name, key): f"unique ({names('org_id', *key)})" for key in table.unique
+        unique_name(table.name, key): f"unique ({_column_list('org_id', *key)})"
+        for key in table.unique
     }
 
 
-def references(table: Table, is_meant: Callable[[str], bool]) -> dict[str, str]:
-    """Return the references to the tables that are meant.
+def _foreign_keys(table: Table, includes: Callable[[str], bool]) -> dict[str, str]:
+    """Return {name: clause} of the foreign keys to the tables that `includes` accepts.
 
-    Restrict is `no action`: when a whole organization is deleted its rows go in any order, and
-    only what is left at the end of the statement counts.
+    `on_delete: restrict` becomes NO ACTION. Deleting an organization deletes its rows in any order,
+    and NO ACTION is checked at the end of the statement.
     """
     return {
         reference_name(table.name, reference.column): (
-            f"foreign key ({names('org_id', reference.column)})"
+            f"foreign key ({_column_list('org_id', reference.column)})"
             f"\n    references {quoted(reference.table)} (org_id, id)"
             f"{' on delete cascade' if reference.on_delete == 'cascade' else ''}"
         )
         for reference in table.references
-        if is_meant(reference.table)
+        if includes(reference.table)
     }
 
 
 def indexes(table: Table) -> dict[str, str]:
-    """Return {name: columns}; a reference has one, for its lists and for deleting its target."""
-    every = dict.fromkeys([*table.indexes, *((r.column,) for r in table.references)])
-    return {index_name(table.name, key): names("org_id", *key, "id") for key in every}
+    """Return {name: columns}; each reference gets one, for lists and for deletes of its target."""
+    keys = dict.fromkeys([*table.indexes, *((r.column,) for r in table.references)])
+    return {index_name(table.name, key): _column_list("org_id", *key, "id") for key in keys}
 
 
-def create_indexes(table: Table) -> list[str]:
-    made = indexes(table).items()
-    return [f"create index {name} on {quoted(table.name)} ({columns})" for name, columns in made]
+def _create_indexes(table: Table) -> list[str]:
+    return [
+        f"create index {name} on {quoted(table.name)} ({columns})"
+        for name, columns in indexes(table).items()
+    ]
 
 
-def secure(table: str) -> list[str]:
+def isolation(table: str) -> list[str]:
     """Return the statements that confine every row to its tenant."""
     name = quoted(table)
     return [
@@ -125,13 +144,14 @@ def secure(table: str) -> list[str]:
 
 
 def grant(table: str, privileges: Iterable[str]) -> str:
+    """Return the statement that grants the privileges to the serving role."""
     return f"grant {', '.join(privileges)} on {quoted(table)} to {roles.APP}"
 
 
 def revoke(table: str, privileges: Iterable[str]) -> str:
+    """Return the statement that revokes the privileges from the serving role."""
     return f"revoke {', '.join(privileges)} on {quoted(table)} from {roles.APP}"
 
 
-def names(*columns: str) -> str:
-    """Return columns as SQL lists them."""
+def _column_list(*columns: str) -> str:
     return ", ".join(map(quoted, columns))

@@ -1,6 +1,6 @@
-"""`make migration`: compare the contract and the database, and write the revision in between.
+"""Plans the changes between the contract's tables and a database, and writes them as a revision.
 
-Nothing is written while a change could lose something that the contract does not acknowledge.
+No revision is written while a change could lose data that the contract does not acknowledge.
 """
 
 import re
@@ -18,97 +18,120 @@ from dev.planner.change import Change
 from openapi.contract import Contract, ContractError, Issue
 from openapi.documents import NodePath, mapping_at, node_at
 
+MAX_NAME_LENGTH = 60
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What has to be done, in order, and what of it is refused."""
+    """The changes in order, and an issue for each that the contract would have to acknowledge."""
 
     changes: tuple[Change, ...]
-    refused: tuple[Issue, ...]
+    issues: tuple[Issue, ...]
 
 
-def plan(checked: Contract, url: str) -> Plan:
-    """Compare the contract with the database of `url`, whose owner that is; nothing is changed."""
-    grants = {name: required_privileges(checked, name) for name in checked.tables}
-    own = {"alembic_version", *platform_tables.metadata().tables} - checked.tables.keys()
-    with catalogue.scratch(url) as connection:
-        renamed = catalogue.rename(connection, checked.tables.values())
-        was = {n: f for n, f in catalogue.current(connection).items() if n not in own}
-        now = catalogue.wanted(connection, checked.tables, grants)
-    new = [t for t in ddl.tables_in_order(checked.tables) if t.name not in was]
-    found = [
+def plan(contract: Contract, url: str) -> Plan:
+    """Return what aligns the database of `url` with the contract; changes nothing.
+
+    `url` must be the owner's. Raises `psycopg.Error`.
+    """
+    grants = {name: required_privileges(contract, name) for name in contract.tables}
+    platform = {"alembic_version", *platform_tables.metadata().tables} - contract.tables.keys()
+    with catalogue.rolled_back_connection(url) as connection:
+        renames = catalogue.rename_columns(connection, contract.tables.values())
+        current = catalogue.current_tables(connection)
+        before = {name: state for name, state in current.items() if name not in platform}
+        after = catalogue.contract_tables(connection, contract.tables, grants)
+    new = [t for t in ddl.in_dependency_order(contract.tables) if t.name not in before]
+    alterations = [
         change
-        for name, described in checked.tables.items()
-        if name in was
-        for change in table_changes.of_table(described, was[name], now[name], renamed.get(name, {}))
+        for name, table in contract.tables.items()
+        if name in before
+        for change in table_changes.alter_table(
+            table, before[name], after[name], renames.get(name, {})
+        )
     ]
-    early = [change for change in found if change.target not in {t.name for t in new}]
-    late = [replace(change, online=False) for change in found if change not in early]
-    found = [*early, *table_changes.new_tables(new, was, grants), *late]
-    gone = {name: there for name, there in was.items() if name not in checked.tables}
-    found += table_changes.dropped_tables(gone)
-    refused = (_refusal(checked, change) for change in found)
-    return Plan(tuple(found), tuple(sorted(fault for fault in refused if fault)))
+    # A foreign key to a new table follows its creation, and joins its transaction.
+    new_names = {table.name for table in new}
+    deferred = [replace(c, is_online=False) for c in alterations if c.target in new_names]
+    removed = {name: state for name, state in before.items() if name not in contract.tables}
+    changes = (
+        *(change for change in alterations if change.target not in new_names),
+        *ddl.create_tables(new, before, grants),
+        *deferred,
+        *table_changes.drop_tables(removed),
+    )
+    issues = (_issue(contract, change) for change in changes)
+    return Plan(changes, tuple(sorted(issue for issue in issues if issue)))
 
 
 def write(
     planned: Plan, name: str | None = None, folder: Path = revisions.MIGRATIONS
 ) -> Path | None:
-    """Write the revision that follows the newest of `folder`, and return its file; None where
-    nothing has to be done. Raises `ContractError` for what is refused."""
-    if planned.refused:
-        raise ContractError(planned.refused)
+    """Write the revision that follows the newest in `folder`, and return its file.
+
+    Returns None if there is nothing to change. Raises `ContractError` with the plan's issues.
+    """
+    if planned.issues:
+        raise ContractError(planned.issues)
     if not planned.changes:
         return None
-    before = revisions.newest(folder)
-    named = name or "_and_".join(dict.fromkeys(change.table for change in planned.changes))
-    made = revision.render(f"{int(before) + 1:04d}", before, named[:60].strip("_"), planned.changes)
-    file = folder / "versions" / made.name
-    file.write_text(made.text)
+    newest = revisions.newest(folder)
+    name = name or "_and_".join(dict.fromkeys(change.table for change in planned.changes))
+    name = name[:MAX_NAME_LENGTH].strip("_")
+    rendered = revision.render(f"{int(newest) + 1:04d}", newest, name, planned.changes)
+    file = folder / "versions" / rendered.name
+    file.write_text(rendered.text)
     return file
 
 
-def _refusal(checked: Contract, change: Change) -> Issue | None:
-    """Return why a change is not made: it could lose something, and nobody says that it may."""
+def _issue(contract: Contract, change: Change) -> Issue | None:
+    """Return an issue if the change could lose data and the contract does not acknowledge it."""
     if change.loss is None:
         return None
-    place = _place(checked, change)
-    if change.upgrade and _is_acknowledged(checked, place, change):
+    path = _node_path(contract, change)
+    if change.upgrade and _is_acknowledged(contract, path, change):
         return None
     reason = change.loss
     if change.upgrade:
-        reason += f"; if that is meant, write x-acknowledge {_holder(checked, place, change)}"
-    return checked.issue(place, reason)
+        location = _acknowledgement_location(contract, path, change)
+        reason += f". If this is intended, add x-acknowledge {location}"
+    return contract.issue(path, reason)
 
 
-def _place(checked: Contract, change: Change) -> NodePath:
-    if change.table not in checked.tables:
+def _node_path(contract: Contract, change: Change) -> NodePath:
+    """Return the path of the property, else of the table's schema, else of the root."""
+    if change.table not in contract.tables:
         return ()
-    here: NodePath = ("components", "schemas", checked.tables[change.table].schema)
-    properties = mapping_at(node_at(checked.document, here), "properties")
-    return (*here, "properties", change.column) if change.column in properties else here
+    schema: NodePath = ("components", "schemas", contract.tables[change.table].schema)
+    properties = mapping_at(node_at(contract.document, schema), "properties")
+    return (*schema, "properties", change.column) if change.column in properties else schema
 
 
-def _is_acknowledged(checked: Contract, place: NodePath, change: Change) -> bool:
-    """Whether the property says so, or else the schema or the root, by name: what stands there
-    would cover all that is dropped later."""
-    if "properties" in place and "x-acknowledge" in mapping_at(node_at(checked.document, place)):
+def _is_acknowledged(contract: Contract, path: NodePath, change: Change) -> bool:
+    """Return whether the property has an acknowledgement, or the schema or root has one by name.
+
+    The latter must name the column or table, because it would otherwise cover all later drops too.
+    """
+    if "properties" in path and "x-acknowledge" in mapping_at(node_at(contract.document, path)):
         return True
-    reason = mapping_at(node_at(checked.document, place[:3]), "x-acknowledge").get("reason", "")
+    reason = mapping_at(node_at(contract.document, path[:3]), "x-acknowledge").get("reason", "")
     return bool(re.search(rf"\b{change.column or change.table}\b", reason))
 
 
-def _holder(checked: Contract, place: NodePath, change: Change) -> str:
-    """Say where an acknowledgement can stand: nothing stands beside a $ref."""
-    if "properties" in place and "$ref" not in mapping_at(node_at(checked.document, place)):
-        return "there"
-    owner = f"on the schema {place[2]}" if place else "at the root"
-    return f"{owner}, with a reason that names `{change.column or change.table}`"
+def _acknowledgement_location(contract: Contract, path: NodePath, change: Change) -> str:
+    """Return where an acknowledgement may be written; not in a property that is a `$ref`."""
+    if "properties" in path and "$ref" not in mapping_at(node_at(contract.document, path)):
+        return "to this property"
+    node = f"to the schema {path[2]}" if path else "at the root"
+    return f"{node}, with a reason that names `{change.column or change.table}`"
 
 
 @contextmanager
-def migrated(folder: Path = revisions.MIGRATIONS) -> Iterator[str]:
-    """Yield the URL of a PostgreSQL of our own, at the newest revision of `folder`."""
+def migrated_database(folder: Path = revisions.MIGRATIONS) -> Iterator[str]:
+    """Yield the URL of a temporary embedded PostgreSQL at the newest revision of `folder`.
+
+    Raises `EmbeddedError` and `MigrationError`.
+    """
     with (
         TemporaryDirectory() as directory,
         embedded.running(Path(directory) / "postgresql", fsync=False) as server,

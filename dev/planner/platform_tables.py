@@ -1,6 +1,6 @@
-"""The service's own tables as SQLAlchemy Core metadata: what the migrations must add up to.
+"""The platform tables as SQLAlchemy Core metadata, which the migrations must produce.
 
-Of the tables of the contract it is `dev.planner.planning` that says so.
+`dev.planner.planning` checks the contract's tables.
 """
 
 from sqlalchemy import (
@@ -23,7 +23,7 @@ from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 
 def metadata() -> MetaData:
-    """Return the tables; those with a tenant are every one but `used_org_ids`."""
+    """Return the platform tables; all except `used_org_ids` contain tenant data."""
     tables = MetaData()
     Table(
         "organizations",

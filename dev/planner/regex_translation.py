@@ -1,58 +1,61 @@
-"""Regular expressions of ECMA 262, as a contract has them, for PostgreSQL (18, section 9.7.3)."""
+"""Translates the contract's regular expressions (ECMA 262) to PostgreSQL (18, section 9.7.3)."""
 
 import re
 
 _ESCAPE = r"\\(?P<escape>x[0-9A-Fa-f]{2}|u[0-9A-Fa-f]{4}|.)"
 _TOKEN = re.compile(
-    rf"""\[(?P<not>\^?)(?P<class>(?:\\.|[^\]\\])+)\] | {_ESCAPE}
-    | \{{(?P<least>[0-9]+)(?:,(?P<most>[0-9]*))?\}} | \(\?: | \((?!\?) | [^\\\[\]{{}}(\0]""",
+    rf"""\[(?P<negation>\^?)(?P<class>(?:\\.|[^\]\\])+)\] | {_ESCAPE}
+    | \{{(?P<minimum>[0-9]+)(?:,(?P<maximum>[0-9]*))?\}} | \(\?: | \((?!\?) | [^\\\[\]{{}}(\0]""",
     re.VERBOSE | re.DOTALL,
 )
-_IN_CLASS = re.compile(rf"{_ESCAPE}|[^\0]", re.DOTALL)
-_SETS = {"d": "[0-9]", "D": "[^0-9]", "w": "[A-Za-z0-9_]", "W": "[^A-Za-z0-9_]"}
-_MOST_TIMES = 255
+_CLASS_TOKEN = re.compile(rf"{_ESCAPE}|[^\0]", re.DOTALL)
+_CLASSES = {"d": "[0-9]", "D": "[^0-9]", "w": "[A-Za-z0-9_]", "W": "[^A-Za-z0-9_]"}
+_MAX_REPETITIONS = 255  # PostgreSQL's limit
 
 
-def pattern_of(pattern: str) -> str | None:
-    """Return the pattern for the operator `~`, None where that might refuse what it lets through.
+def to_postgres(pattern: str) -> str | None:
+    """Return the pattern for the operator `~`, or None if that might reject what `pattern` accepts.
 
-    It may let more through: its `.` matches the end of a line too.
+    The result may accept more: its `.` also matches line terminators.
     """
-    found, at = "", 0
-    while at < len(pattern):
-        token = _TOKEN.match(pattern, at)
-        one = _translated(token) if token else None
-        if token is None or one is None:
+    translation, position = "", 0
+    while position < len(pattern):
+        token = _TOKEN.match(pattern, position)
+        translated = _translate(token) if token else None
+        if token is None or translated is None:
             return None
-        found, at = found + one, token.end()
-    return found
+        translation, position = translation + translated, token.end()
+    return translation
 
 
-def _translated(token: re.Match[str]) -> str | None:
+def _translate(token: re.Match[str]) -> str | None:
     if token["class"]:
-        inner = [_of_class(part) for part in _IN_CLASS.finditer(token["class"])]
-        # A hyphen behind a range is itself to ECMA 262, and an error to PostgreSQL.
-        if re.search(r"&&|--|~~|-(\\.|[^\\])-(?!$)", token["class"]) or None in inner:
+        members = [_translate_in_class(part) for part in _CLASS_TOKEN.finditer(token["class"])]
+        # A hyphen after a range is a literal in ECMA 262, and an error in PostgreSQL.
+        if re.search(r"&&|--|~~|-(\\.|[^\\])-(?!$)", token["class"]) or None in members:
             return None
-        return f"[{token['not']}{''.join(map(str, inner))}]"
+        return f"[{token['negation']}{''.join(map(str, members))}]"
     if token["escape"]:
-        return _SETS.get(token["escape"]) or _escape(token["escape"], ".[]{}()*+?^$|\\")
-    times = [int(n) for n in (token["least"], token["most"]) if n]
-    return None if max(times, default=0) > _MOST_TIMES else token[0]
+        return _CLASSES.get(token["escape"]) or _translate_escape(
+            token["escape"], ".[]{}()*+?^$|\\"
+        )
+    repetitions = [int(n) for n in (token["minimum"], token["maximum"]) if n]
+    return None if max(repetitions, default=0) > _MAX_REPETITIONS else token[0]
 
 
-def _of_class(token: re.Match[str]) -> str | None:
+def _translate_in_class(token: re.Match[str]) -> str | None:
     if token["escape"] in ("d", "w"):
-        return _SETS[token["escape"]][1:-1]
+        return _CLASSES[token["escape"]][1:-1]
     if token["escape"]:
-        return _escape(token["escape"], "[]^-\\")
+        return _translate_escape(token["escape"], "[]^-\\")
     return "\\[" if token[0] == "[" else token[0]
 
 
-def _escape(escaped: str, special: str) -> str | None:
+def _translate_escape(escaped: str, special: str) -> str | None:
     if escaped[1:]:
         code = int(escaped[1:], 16)
-        return None if 0xD800 <= code < 0xE000 else f"\\u{code:04x}"
+        is_surrogate = 0xD800 <= code < 0xE000
+        return None if is_surrogate else f"\\u{code:04x}"
     if escaped in "tnrfv":
         return f"\\{escaped}"
     if escaped.isalnum():

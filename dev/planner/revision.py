@@ -1,17 +1,17 @@
-"""A revision of Alembic as text: plain SQL, in the style of those written by hand."""
+"""Renders an Alembic revision: plain SQL, in the style of the hand-written revisions."""
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dev.planner.change import CREATED, Change
+from dev.planner.change import Change, ChangeKind
 
-_HEAD = '''"""{title}"""
+_TEMPLATE = '''"""{title}"""
 
 from alembic import op
 
 revision = "{number}"
-down_revision = "{before}"
+down_revision = "{down_revision}"
 branch_labels = None
 depends_on = None
 
@@ -23,11 +23,11 @@ def upgrade() -> None:
 def downgrade() -> None:
 {downgrade}
 '''
-WIDEST = 100
-# What SQLAlchemy takes for a parameter, and for a backslash that keeps it from doing so.
+MAX_LINE_LENGTH = 100
+# What SQLAlchemy would read as a bind parameter, and a backslash that it would read as an escape.
 _BIND = re.compile(r"(?<![:\w\\]):(?=\w+(?![:\w]))")
 _ESCAPE = re.compile(r"\\(?=:\w*(?![:\w]))")
-_TEXT = re.compile("'[^']*'")
+_STRING_LITERAL = re.compile("'[^']*'")
 
 
 @dataclass(frozen=True)
@@ -38,70 +38,79 @@ class Revision:
     text: str
 
 
-def render(number: str, before: str, name: str, changes: Sequence[Change]) -> Revision:
-    """Return the revision: what is online first, outside of a transaction, since that may be run
-    again; then the rest, together with the number of the revision."""
-    last = max((n for n, change in enumerate(changes) if change.online), default=-1)
-    online, rest = changes[: last + 1], changes[last + 1 :]
+def render(number: str, down_revision: str, name: str, changes: Sequence[Change]) -> Revision:
+    """Return the revision `number` that follows `down_revision`.
+
+    Everything up to the last online change runs outside a transaction, because it is safe to
+    re-run. The rest runs in the transaction that records the revision.
+    """
+    last_online = max((n for n, change in enumerate(changes) if change.is_online), default=-1)
+    online, transactional = changes[: last_online + 1], changes[last_online + 1 :]
     upgrade = []
     if online:
-        upgrade.append("    # Each a transaction of its own, and fit to be run again.")
+        upgrade.append("    # Each statement is its own transaction and safe to re-run.")
         if any("concurrently" in s for change in online for s in change.upgrade):
             upgrade.append(
-                "    # What is concurrent waits for open transactions; nobody waits for it."
+                "    # A concurrent statement waits for open transactions, but blocks none."
             )
         upgrade.append("    with op.get_context().autocommit_block():")
         upgrade += [_execute(s, 8) for change in online for s in change.upgrade]
-    upgrade += [_execute(s, 4) for change in rest for s in change.upgrade]
+    upgrade += [_execute(s, 4) for change in transactional for s in change.upgrade]
     downgrade = [_execute(s, 4) for change in reversed(changes) for s in change.downgrade]
-    text = _HEAD.format(
-        title=title(changes),
+    text = _TEMPLATE.format(
+        title=_title(changes),
         number=number,
-        before=before,
+        down_revision=down_revision,
         upgrade="\n".join(upgrade),
         downgrade="\n".join(downgrade) or "    pass",
     )
     return Revision(f"{number}_{name}.py", text)
 
 
-def title(changes: Iterable[Change]) -> str:
-    """Return what a revision does, as its docstring."""
-    done: dict[str, list[str]] = {}
+def _title(changes: Iterable[Change]) -> str:
+    """Return the docstring of a revision: a sentence per table."""
+    descriptions: dict[str, list[str]] = {}
+    kinds = set()
     for change in changes:
-        done.setdefault(change.table, []).extend([change.what] if change.what != CREATED else [])
-    first, *others = done
-    lines = [f"{table.capitalize()}: {', '.join(some)}." for table, some in done.items() if some]
-    if not others and lines and len(lines[0]) <= WIDEST - len('""""""'):
+        kinds.add(change.kind)
+        of_table = descriptions.setdefault(change.table, [])
+        if change.description not in of_table:
+            of_table.append(change.description)
+    tables = _enumeration([*descriptions])
+    if kinds == {ChangeKind.CREATE}:
+        return f"Create {tables}."
+    lines = [f"{table.capitalize()}: {', '.join(d)}." for table, d in descriptions.items()]
+    if len(lines) == 1 and len(lines[0]) <= MAX_LINE_LENGTH - len('""""""'):
         return lines[0]
-    head = f"{first.capitalize()}{_and(others)}."
-    return "\n".join([head, "", *map(_wrap, lines), ""]) if lines else head
+    return "\n".join([f"Change {tables}.", "", *map(_wrap, lines), ""])
 
 
-def _and(others: list[str]) -> str:
-    return "".join(f", {table}" for table in others[:-1]) + "".join(
-        f" and {table}" for table in others[-1:]
-    )
+def _enumeration(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
-def _wrap(line: str) -> str:
-    lines, at = [""], 0
-    for word in line.split(" "):
-        if lines[at] and len(lines[at]) + 1 + len(word) > WIDEST:
+def _wrap(sentence: str) -> str:
+    """Return the sentence in lines of at most `MAX_LINE_LENGTH`, indented after the first."""
+    lines = [""]
+    for word in sentence.split(" "):
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > MAX_LINE_LENGTH:
             lines.append(f"    {word}")
-            at += 1
         else:
-            lines[at] += f"{' ' * bool(lines[at])}{word}"
+            lines[-1] += f"{' ' * bool(lines[-1])}{word}"
     return "\n".join(lines)
 
 
 def _execute(statement: str, indent: int) -> str:
-    pad, statement = " " * indent, _BIND.sub(r"\\:", _ESCAPE.sub(r"\\\\", statement))
+    """Return the call of `op.execute`, as a formatter would write it."""
+    padding, statement = " " * indent, _BIND.sub(r"\\:", _ESCAPE.sub(r"\\\\", statement))
     prefix = "r" if "\\" in statement else ""
-    line = f'{pad}op.execute({prefix}"{statement}")'
-    if "\n" not in statement and '"' not in statement and len(line) <= WIDEST:
+    line = f'{padding}op.execute({prefix}"{statement}")'
+    if "\n" not in statement and '"' not in statement and len(line) <= MAX_LINE_LENGTH:
         return line
-    # The one would end the text, and go on as Python; the others would be indented, or read as \n.
-    if '"""' in statement or any(re.search(r"[\n\r]", text) for text in _TEXT.findall(statement)):
-        return f"{pad}op.execute({statement!r})"
-    body = "\n".join(f"{pad}    {line}".rstrip() for line in statement.split("\n"))
-    return f'{pad}op.execute({prefix}"""\n{body}\n{pad}""")'
+    # Triple quotes would end the Python literal. A line break in an SQL literal would be indented.
+    literals = _STRING_LITERAL.findall(statement)
+    if '"""' in statement or any(re.search(r"[\n\r]", literal) for literal in literals):
+        return f"{padding}op.execute({statement!r})"
+    body = "\n".join(f"{padding}    {line}".rstrip() for line in statement.split("\n"))
+    return f'{padding}op.execute({prefix}"""\n{body}\n{padding}""")'

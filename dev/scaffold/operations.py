@@ -42,7 +42,7 @@ def id_parameter(resource: Resource) -> list[str]:
         f"  name: {resource.singular}_id",
         "  in: path",
         "  required: true",
-        f"  description: The id of {resource.noun_with_article}",
+        f"  description: The id of the {resource.noun}",
         "  schema: {type: string, format: uuid}",
         f"  example: {resource.id_example}",
     ]
@@ -69,13 +69,11 @@ def path_items(resource: Resource) -> Iterator[list[str]]:
 
 
 def _create(resource: Resource) -> list[str]:
-    sentences = [
-        f"Creates {resource.noun_with_article} in the organization that the token is bound to."
-    ]
+    sentences = []
     for key in resource.fields.unique:
         names = " and ".join(f"`{name}`" for name in key)
         combination = "the combination of " if len(key) > 1 else ""
-        sentences.append(f"Within it, {combination}{names} must be unique.")
+        sentences.append(f"Within an organization, {combination}{names} must be unique.")
     headers = {"Location": "Location"}
     if resource.has_idempotency:
         headers["Idempotency-Replayed"] = "IdempotencyReplayed"
@@ -99,9 +97,8 @@ def _create(resource: Resource) -> list[str]:
 
 def _list(resource: Resource) -> list[str]:
     description = (
-        f"Returns {resource.plural_noun} in order of creation, one page at a time."
-        f" {resource.noun_with_article.capitalize()} that exists throughout the iteration appears"
-        " exactly once."
+        f"In order of creation, in pages. {resource.noun_with_article.capitalize()} that exists"
+        " while you read all pages appears exactly once."
     )
     filters = [
         line for column in filter_columns(resource.fields) for line in _filter(resource, column)
@@ -139,17 +136,10 @@ def _filter(resource: Resource, column: Field) -> list[str]:
 
 def _on_row(resource: Resource, verb: str) -> list[str]:
     summary = f"{verb.capitalize()} {resource.noun_with_article}"
-    not_found = (
-        f"Responds with 404 if the {resource.noun} does not exist or belongs to another"
-        " organization."
-    )
     description = {
-        "get": not_found,
         "replace": "Sets an optional property that the body omits to its default, or else to null.",
-        "update": "Changes only the properties that the body contains; null clears an optional one"
-        " (RFC 7396).",
-        "delete": not_found,
-    }[verb]
+        "update": "Changes only the properties in the body; null clears optional ones (RFC 7396).",
+    }.get(verb, "")
     if verb == "update":
         summary += " (JSON merge patch)"
     errors = set(COMMON_ERRORS)
@@ -170,7 +160,7 @@ def _on_row(resource: Resource, verb: str) -> list[str]:
             for column in resource.fields.columns
         ):
             errors |= {"409"}
-        deleted = ["    '204':", f"      description: The {resource.noun} was deleted"]
+        deleted = ["    '204':", "      description: Deleted"]
         return [*lines, *deleted, *error_responses(errors)]
     headers = {"ETag": "ETag"} if resource.has_etag else {}
     response = row_response("200", resource, headers, links_from_row(resource, verb))
@@ -178,17 +168,17 @@ def _on_row(resource: Resource, verb: str) -> list[str]:
 
 
 def _head(resource: Resource, verb: str, summary: str, description: str) -> list[str]:
-    lines = textwrap.wrap(description, DESCRIPTION_WIDTH)
-    return [
+    head = [
         f"  operationId: {resource.name}.{verb}",
         f"  tags: [{resource.name}]",
         f"  summary: {summary}",
-        *(
-            [f"  description: {description}"]
-            if len(lines) == 1
-            else ["  description: |", *indented(lines, 2)]
-        ),
     ]
+    lines = textwrap.wrap(description, DESCRIPTION_WIDTH)
+    if len(lines) == 1:
+        head.append(f"  description: {description}")
+    elif lines:
+        head += ["  description: |", *indented(lines, 2)]
+    return head
 
 
 def _parameter(component: str) -> list[str]:

@@ -48,8 +48,8 @@ def create_data(
 ) -> Data:
     """Create a database with `orgs` organizations of `projects` each, vacuumed and analyzed."""
     name = f"bench_{orgs * projects}"
-    roles.make_roles(server.url(), OWNER_PASSWORD, APP_PASSWORD)
-    roles.make_database(server.url(), name)
+    roles.create_roles(server.url(), OWNER_PASSWORD, APP_PASSWORD)
+    roles.create_database(server.url(), name)
     migrate.upgrade(server.url(roles.OWNER, OWNER_PASSWORD, name))
     with psycopg.connect(server.url(database=name), autocommit=True) as connection:
         connection.execute(INSERT_ORGANIZATIONS.format(count=orgs).encode())

@@ -54,13 +54,13 @@ class Postgres:
         """Start, create the roles and the database, and migrate."""
         self.start()
         self.create_roles()
-        roles.make_database(self.superuser_url("postgres"), DATABASE)
+        roles.create_database(self.superuser_url("postgres"), DATABASE)
         if migrated:
             migrate.upgrade(self.owner_url)
 
     def create_roles(self) -> None:
         """Create the two roles, or set their passwords."""
-        roles.make_roles(self.superuser_url("postgres"), *self._passwords)
+        roles.create_roles(self.superuser_url("postgres"), *self._passwords)
 
     def start(self) -> None:
         """Start the server; the first start creates its data."""
@@ -149,8 +149,8 @@ def new_database(superuser_url: str, prefix: str) -> Iterator[Database]:
     url = urls(superuser_url, name)
     with passwords_restored(superuser_url):
         try:
-            roles.make_roles(superuser_url, owner, app)
-            roles.make_database(superuser_url, name)
+            roles.create_roles(superuser_url, owner, app)
+            roles.create_database(superuser_url, name)
             migrate.upgrade(url(roles.OWNER, owner))
         except (psycopg.Error, migrate.MigrationError) as error:
             raise HarnessError(f"cannot create a database: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""The service with a clock that a test controls: CLOCK_FILE holds seconds to add to the time."""
+"""Serves with a clock that a test controls: CLOCK_FILE contains seconds to add to the time."""
 
 import os
 import time
@@ -15,7 +15,7 @@ def clock() -> float:
 
 
 if __name__ == "__main__":
-    environment = settings.load()
-    logs.configure(environment.log_format)
-    parts = create_app(environment, contract.load(), clock)
-    serve.run(environment, parts)
+    loaded_settings = settings.load()
+    logs.configure(loaded_settings.log_format)
+    app = create_app(loaded_settings, contract.load(), clock)
+    serve.run(loaded_settings, app)

@@ -1,4 +1,4 @@
-"""The service with the contract of CONTRACT; handlers in the folder HANDLERS come before ours."""
+"""Serves the contract in CONTRACT; handlers in the directory HANDLERS, if set, come first."""
 
 import os
 from pathlib import Path
@@ -10,9 +10,9 @@ from service.app import create_app
 from service.telemetry import logs
 
 if __name__ == "__main__":
-    environment = settings.load()
-    logs.configure(environment.log_format)
+    loaded_settings = settings.load()
+    logs.configure(loaded_settings.log_format)
     if folder := os.environ.get("HANDLERS"):
         handlers.__path__.insert(0, folder)
-    parts = create_app(environment, contract.load(Path(os.environ["CONTRACT"])))
-    serve.run(environment, parts)
+    app = create_app(loaded_settings, contract.load(Path(os.environ["CONTRACT"])))
+    serve.run(loaded_settings, app)

@@ -1,4 +1,7 @@
-"""The service with the operations of faults/ added, which fail, wait and echo on purpose."""
+"""Serves the contract plus the operations of faults/, which fail, wait and echo on purpose.
+
+The combined contract is written to FAULTS_CONTRACT.
+"""
 
 import json
 import os
@@ -14,17 +17,17 @@ from service.app import create_app
 from service.telemetry import logs
 from tests.platform.fix_problems import examples
 
-PLANT = Path(__file__).parent / "faults"
-SEEN = {
-    "description": "What the handler saw",
+FAULTS = Path(__file__).parent / "faults"
+ECHO_RESPONSE = {
+    "description": "What the handler received",
     "content": {
         "application/json": {
             "schema": {
                 "type": "object",
                 "additionalProperties": False,
-                "required": ["seen"],
+                "required": ["received"],
                 "properties": {
-                    "seen": {"type": "string", "maxLength": 10_000, "pattern": "^[^\\u0000]*$"}
+                    "received": {"type": "string", "maxLength": 10_000, "pattern": "^[^\\u0000]*$"}
                 },
             }
         }
@@ -33,33 +36,33 @@ SEEN = {
 
 
 def document() -> dict[str, Any]:
-    """The contract of the service with the paths of tests/plant/planted.yaml."""
-    shipped: dict[str, Any] = yaml.safe_load(contract.DEFAULT.read_text())
-    planted = yaml.safe_load((PLANT / "planted.yaml").read_text())
-    shipped["tags"] += planted["tags"]
+    """Return the contract of the service with the paths of tests/platform/faults/faults.yaml."""
+    combined: dict[str, Any] = yaml.safe_load(contract.DEFAULT.read_text())
+    faults = yaml.safe_load((FAULTS / "faults.yaml").read_text())
+    combined["tags"] += faults["tags"]
     problems = {
         str(example["status"]): name
-        for name, r in shipped["components"]["responses"].items()
-        for example in examples(r)
+        for name, response in combined["components"]["responses"].items()
+        for example in examples(response)
     }
-    for path in planted["paths"].values():
+    for path in faults["paths"].values():
         for operation in path.values():
-            operation |= {"tags": ["planted"], "summary": "Planted", "description": "Planted"}
-            operation["responses"] = {"200": SEEN} | {
+            operation |= {"tags": ["faults"], "summary": "For tests", "description": "For tests"}
+            operation["responses"] = {"200": ECHO_RESPONSE} | {
                 status: {"$ref": f"#/components/responses/{name}"}
                 for status, name in problems.items()
             }
             for parameter in operation.get("parameters", ()):
-                parameter["description"] = "Planted"
-    shipped["paths"] |= planted["paths"]
-    return shipped
+                parameter["description"] = "For tests"
+    combined["paths"] |= faults["paths"]
+    return combined
 
 
 if __name__ == "__main__":
-    file = Path(os.environ["PLANT_FILE"])
+    file = Path(os.environ["FAULTS_CONTRACT"])
     file.write_text(json.dumps(document()))
-    handlers.__path__.append(str(PLANT))
-    environment = settings.load()
-    logs.configure(environment.log_format)
-    parts = create_app(environment, contract.load(file, handlers=None))
-    serve.run(environment, parts)
+    handlers.__path__.append(str(FAULTS))
+    loaded_settings = settings.load()
+    logs.configure(loaded_settings.log_format)
+    app = create_app(loaded_settings, contract.load(file, handlers=None))
+    serve.run(loaded_settings, app)

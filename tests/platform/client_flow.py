@@ -1,6 +1,6 @@
-"""What a user writes with the generated client: sign in, an organization, a project, a refusal.
+"""Uses the generated client as a user would: sign in, create, list, and handle errors.
 
-Run with the service's URL by tests/platform/test_client.py, which also has mypy read it.
+tests/platform/test_client.py runs it with the service's URL, and checks its types with mypy.
 """
 
 import sys
@@ -26,14 +26,14 @@ from covenant_client.models import (
 )
 
 
-def signed_in(url: str) -> AuthenticatedClient:
+def sign_in(url: str) -> AuthenticatedClient:
     token = auth_guest.sync(client=Client(base_url=url))
     assert isinstance(token, Token)
     return AuthenticatedClient(base_url=url, token=token.access_token)
 
 
 def main(url: str) -> None:
-    with signed_in(url) as acme, signed_in(url) as rival:
+    with sign_in(url) as acme, sign_in(url) as rival:
         org = orgs_create.sync(client=acme, body=OrganizationRequest(name="Acme"))
         assert isinstance(org, Organization)
         assert orgs_create.sync(client=rival, body=OrganizationRequest(name="Rival"))
@@ -46,14 +46,14 @@ def main(url: str) -> None:
         assert isinstance(page, ProjectPage)
         assert page.items == [project]
 
-        taken = projects_create.sync(org.id, client=acme, body=ProjectRequest(name="Apollo"))
-        assert isinstance(taken, Problem)
-        assert taken.code == "conflict"
-        theirs = projects_get.sync(org.id, project.id, client=rival)
-        absent = projects_get.sync(org.id, uuid4(), client=acme)
-        assert isinstance(theirs, Problem)
-        assert isinstance(absent, Problem)
-        assert theirs.code == absent.code == "not-found"
+        duplicate = projects_create.sync(org.id, client=acme, body=ProjectRequest(name="Apollo"))
+        assert isinstance(duplicate, Problem)
+        assert duplicate.code == "conflict"
+        foreign = projects_get.sync(org.id, project.id, client=rival)
+        missing = projects_get.sync(org.id, uuid4(), client=acme)
+        assert isinstance(foreign, Problem)
+        assert isinstance(missing, Problem)
+        assert foreign.code == missing.code == "not-found"
         assert projects_delete.sync_detailed(org.id, project.id, client=acme).status_code == 204
 
 

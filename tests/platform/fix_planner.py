@@ -1,4 +1,4 @@
-"""Databases that hold the tables of a contract, made by the planner's own revisions."""
+"""Databases with the tables of a contract, created by the planner's own revisions."""
 
 import shutil
 from pathlib import Path
@@ -12,16 +12,18 @@ from tests.platform.fix_postgres import Database, Postgres
 RESOURCES = sorted((Path(__file__).parent / "contracts" / "resources").glob("*.yaml"))
 
 
-def migrations(folder: Path) -> Path:
-    """Return a copy of db/migrations below `folder`, for revisions of a test."""
+def migrations_copy(folder: Path) -> Path:
+    """Return a copy of db/migrations below `folder`, to which a test can add revisions."""
     copy = folder / "migrations"
     return copy if copy.exists() else Path(shutil.copytree(revisions.MIGRATIONS, copy))
 
 
-def bring_up(database: Database, checked: Contract, folder: Path) -> Path | None:
-    """Write the revision that the contract needs into `migrations(folder)`, run it and return its
-    file. Raises `ContractError` for a change that is refused."""
-    copy = migrations(folder)
+def plan_and_migrate(database: Database, checked: Contract, folder: Path) -> Path | None:
+    """Write the revision that the contract needs into `migrations_copy(folder)`, and run it.
+
+    Returns its file, or None if there are no changes. Raises `ContractError` if one is rejected.
+    """
+    copy = migrations_copy(folder)
     file = planning.write(planning.plan(checked, database.owner_url), folder=copy)
     if file is not None:
         migrate.upgrade(database.owner_url, folder=copy)
@@ -31,5 +33,5 @@ def bring_up(database: Database, checked: Contract, folder: Path) -> Path | None
 def database_of(postgres: Postgres, file: Path, folder: Path) -> Database:
     """Return a new database with the tables of the contract in `file`."""
     database = postgres.database()
-    bring_up(database, contract.load(file, None), folder)
+    plan_and_migrate(database, contract.load(file, None), folder)
     return database

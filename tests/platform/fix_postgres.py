@@ -1,4 +1,4 @@
-"""A real PostgreSQL for every test: given, in a container, or embedded; never none."""
+"""The PostgreSQL server of the tests: TEST_DATABASE_URL, a container, or the embedded one."""
 
 import os
 import secrets
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -21,7 +22,7 @@ IMAGE = "postgres:17"
 
 @dataclass(frozen=True)
 class Postgres:
-    """A server where tests may make databases and roles; `kind` says which it is."""
+    """A server where tests may create databases and roles; `kind` says which one it is."""
 
     kind: str
     superuser_url: str
@@ -29,17 +30,17 @@ class Postgres:
     app_password: str
 
     def url(self, database: str, user: str | None = None, password: str | None = None) -> str:
-        """The superuser's URL of a database, or that of `user`."""
+        """Return the URL of a database for `user`, by default the superuser."""
         return urls(self.superuser_url, database)(user, password)
 
     def database(self, *, migrated: bool = True, template: str | None = None) -> "Database":
-        """Make an empty database, by default at the newest revision, or a copy of `template`."""
+        """Create a database: at the newest revision, empty, or a copy of `template`."""
         name = f"covenant_test_{secrets.token_hex(4)}"
         if template:
             with psycopg.connect(self.superuser_url, autocommit=True) as superuser:
                 superuser.execute(f"create database {name} owner {roles.OWNER} template {template}")
         else:
-            roles.make_database(self.superuser_url, name)
+            roles.create_database(self.superuser_url, name)
         database = Database(
             name,
             superuser_url=self.url(name),
@@ -53,7 +54,7 @@ class Postgres:
 
 @dataclass(frozen=True)
 class Database:
-    """One database, by the three who may sign in to it."""
+    """One database, with a URL for each of the three roles that connect to it."""
 
     name: str
     superuser_url: str
@@ -61,58 +62,89 @@ class Database:
     app_url: str
 
 
+def count_blocked(superuser: psycopg.Connection[Any]) -> int:
+    """Return how many statements wait for a lock, also within a transaction of `superuser`.
+
+    Unlike pg_stat_activity, pg_locks is read again by each statement of a transaction.
+    """
+    return superuser.execute("select from pg_locks where not granted").rowcount
+
+
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
     with server(tmp_path_factory.mktemp("postgresql")) as (kind, url):
         owner, app = secrets.token_hex(16), secrets.token_hex(16)
-        roles.make_roles(url, owner, app)
+        roles.create_roles(url, owner, app)
         yield Postgres(kind, url, owner, app)
 
 
 @pytest.fixture(scope="session")
 def database(postgres: Postgres) -> Database:
-    """The database that tests share; each makes its own tenants."""
+    """The database that tests share; each test creates its own tenants."""
     return postgres.database()
 
 
+@pytest.fixture(scope="session")
+def template_database(postgres: Postgres) -> Database:
+    """A database that is only ever copied."""
+    return postgres.database()
+
+
+@pytest.fixture
+def database_copy(postgres: Postgres, template_database: Database) -> Iterator[Database]:
+    """A migrated database that the test may change in any way."""
+    database = postgres.database(template=template_database.name)
+    yield database
+    with psycopg.connect(postgres.superuser_url, autocommit=True) as superuser:
+        superuser.execute(f"drop database {database.name} (force)")
+
+
+@pytest.fixture
+def superuser(database: Database) -> Iterator[psycopg.Connection[Any]]:
+    """A connection to the shared database that sees every row."""
+    with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+        yield connection
+
+
 def pytest_report_header() -> str:
-    return f"PostgreSQL: {_choice()}"
+    return f"PostgreSQL: {_kind()}"
 
 
-def _choice() -> str:
+def _kind() -> str:
     if os.environ.get("TEST_DATABASE_URL"):
         return "TEST_DATABASE_URL"
     if os.environ.get("TESTCONTAINERS"):
         return f"container {IMAGE}"
-    if os.environ.get("CI") and _container_is_possible():
+    if os.environ.get("CI") and _can_start_container():
         return f"container {IMAGE}"
     return f"embedded {embedded.MAJOR_VERSION}"
 
 
 @contextmanager
 def server(directory: Path) -> Iterator[tuple[str, str]]:
-    choice = _choice()
-    if choice.startswith("container"):
+    """Yield the kind of the server and its superuser URL; `directory` is for the embedded one."""
+    kind = _kind()
+    if kind.startswith("container"):
         from testcontainers.community.postgres import PostgresContainer
         from testcontainers.core.config import testcontainers_config
 
-        # Its reaper is one more image; the block below ends the container.
+        # Ryuk, its reaper, would be another image to pull; `with` stops the container.
         testcontainers_config.ryuk_disabled = True
 
         with PostgresContainer(IMAGE, driver=None) as container:
-            yield choice, container.get_connection_url()
-    elif choice.startswith("embedded"):
+            yield kind, container.get_connection_url()
+    elif kind.startswith("embedded"):
         with embedded.running(directory, fsync=False) as server:
-            yield choice, server.url()
+            yield kind, server.url()
     else:
         url = os.environ["TEST_DATABASE_URL"]
         with passwords_restored(url), _databases_dropped(url):
-            yield choice, url
+            yield kind, url
 
 
 @contextmanager
 def _databases_dropped(superuser_url: str) -> Iterator[None]:
-    """Drop at the end what the tests, and what they killed, made on a server that others use."""
+    """Drop at the end the databases that the tests, or processes they killed, left behind."""
     query = (
         r"select datname from pg_database where datname ~ '^(covenant_test|certify)_[0-9a-f]{8}'"
     )
@@ -128,10 +160,10 @@ def _databases_dropped(superuser_url: str) -> Iterator[None]:
 
 
 @cache
-def _container_is_possible() -> bool:
+def _can_start_container() -> bool:
     import docker
 
-    if not _engine_answers():
+    if not _is_docker_running():
         return False
     client = docker.from_env(timeout=20)
     try:
@@ -146,8 +178,8 @@ def _container_is_possible() -> bool:
     return True
 
 
-def _engine_answers() -> bool:
-    """Ask the socket itself: Docker's client leaves its own open when nobody answers."""
+def _is_docker_running() -> bool:
+    """Connect to the socket directly: Docker's client leaks its socket when the daemon is down."""
     with socket.socket(socket.AF_UNIX) as probe:
         try:
             probe.connect("/var/run/docker.sock")

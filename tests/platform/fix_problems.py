@@ -1,4 +1,4 @@
-"""What every answer outside 2xx must be: a problem of the contract that gives nothing away."""
+"""Checks that every response outside 2xx is a problem of the contract that reveals nothing."""
 
 import re
 from typing import Any
@@ -9,7 +9,7 @@ from jsonschema import Draft4Validator
 
 from openapi import contract
 
-_TELLTALE = re.compile(
+_INTERNALS = re.compile(
     r"traceback|psycopg|sqlalchemy|connexion|postgres(ql)?:|\.py\b|site-packages|/tmp/|/home/"
     r"|/usr/|select .* from|insert into|pg_|0x[0-9a-f]{6}|line \d+",
     re.IGNORECASE,
@@ -25,8 +25,8 @@ def _schema() -> dict[str, Any]:
 _PROBLEM = Draft4Validator(_schema(), format_checker=Draft4Validator.FORMAT_CHECKER)
 
 
-def demand_problem(response: httpx.Response) -> dict[str, Any]:
-    """Return the body of an answer outside 2xx, once it was held against the contract."""
+def assert_problem(response: httpx.Response) -> dict[str, Any]:
+    """Return the body of a response outside 2xx after checking it against the contract."""
     assert response.headers["content-type"] == "application/problem+json"
     assert "server" not in response.headers
     assert response.headers["x-content-type-options"] == "nosniff"
@@ -38,27 +38,27 @@ def demand_problem(response: httpx.Response) -> dict[str, Any]:
     assert body["status"] == response.status_code
     assert body["request_id"] == response.headers["x-request-id"]
     assert body["instance"].endswith(body["request_id"])
-    assert not _TELLTALE.search(response.text), response.text
+    assert not _INTERNALS.search(response.text), response.text
     return body
 
 
 def examples(response: dict[str, Any]) -> list[dict[str, Any]]:
-    """The problems that a response of the contract shows."""
+    """Return the example problems of a response object of the contract."""
     media = response["content"]["application/problem+json"]
     if "example" in media:
         return [media["example"]]
     return [example["value"] for example in media["examples"].values()]
 
 
-def on_response(response: httpx.Response) -> None:
-    """Hold every answer that a test receives: nothing redirects, and a refusal is a problem."""
+def check_response(response: httpx.Response) -> None:
+    """Fail when a response redirects, or is an error and not a problem of the contract."""
     assert not 300 <= response.status_code < 400 or response.status_code == 304
     if response.status_code >= 400:
         response.read()
-        demand_problem(response)
+        assert_problem(response)
 
 
-def pointers(response: httpx.Response) -> list[tuple[str, str]]:
-    """Return where the faults of a 400 are, as sorted (in, pointer)."""
+def error_pointers(response: httpx.Response) -> list[tuple[str, str]]:
+    """Return where the errors of a 400 are, as sorted (in, pointer)."""
     assert response.status_code == 400, response.text
-    return sorted({(fault["in"], fault["pointer"]) for fault in response.json()["errors"]})
+    return sorted({(error["in"], error["pointer"]) for error in response.json()["errors"]})

@@ -1,4 +1,4 @@
-"""A TCP proxy before PostgreSQL: a database that goes away, falls silent, and comes back."""
+"""A TCP proxy in front of PostgreSQL: simulates a database that is down or does not respond."""
 
 import contextlib
 import selectors
@@ -11,7 +11,7 @@ import psycopg
 
 
 class Proxy:
-    """Forwards to one address; `close` ends it for clients, `mute` only stops the bytes."""
+    """Forwards to one server. `close` cuts clients off, `stall` only stops forwarding."""
 
     def __init__(self, url: str) -> None:
         parts = psycopg.conninfo.conninfo_to_dict(url)
@@ -19,37 +19,37 @@ class Proxy:
         self._listener: socket.socket | None = None
         self._pairs: dict[socket.socket, socket.socket] = {}
         self._lock = threading.Lock()
-        self._muted = False
+        self._is_stalled = False
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = int(probe.getsockname()[1])
 
     def url(self, url: str) -> str:
-        """The same database through the proxy."""
+        """Return the URL of the same database through the proxy."""
         parts = psycopg.conninfo.conninfo_to_dict(url)
         login = f"{parts['user']}:{parts['password']}"
         return f"postgresql://{login}@127.0.0.1:{self.port}/{parts['dbname']}"
 
     def open(self) -> None:
-        """Take connections and forward their bytes."""
-        self._muted = False
+        """Accept connections and forward bytes."""
+        self._is_stalled = False
         if self._listener is None:
             self._listener = socket.create_server(("127.0.0.1", self.port))
             threading.Thread(target=self._serve, args=(self._listener,), daemon=True).start()
 
-    def mute(self) -> None:
-        """Go on taking connections, and forward nothing."""
-        self._muted = True
+    def stall(self) -> None:
+        """Keep accepting connections, but forward nothing."""
+        self._is_stalled = True
 
     def close(self) -> None:
-        """Refuse and reset every connection."""
+        """End every connection and accept no new one."""
         with self._lock:
             listener, self._listener = self._listener, None
         if listener:
             with contextlib.suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
             listener.close()
-        for end in tuple(self._pairs):
-            self._drop(end)
+        for side in tuple(self._pairs):
+            self._drop(side)
 
     def _serve(self, listener: socket.socket) -> None:
         selector = selectors.DefaultSelector()
@@ -58,9 +58,9 @@ class Proxy:
             for key, _ in selector.select(0.05):
                 if key.fileobj is listener:
                     self._accept(listener, selector)
-                elif not self._muted:
+                elif not self._is_stalled:
                     self._forward(key.fileobj, selector)  # type: ignore[arg-type]
-            if self._muted:
+            if self._is_stalled:
                 threading.Event().wait(0.01)
         selector.close()
 
@@ -70,9 +70,9 @@ class Proxy:
             server = socket.create_connection(self._target)
             with self._lock:
                 self._pairs |= {client: server, server: client}
-            for end in (client, server):
-                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                selector.register(end, selectors.EVENT_READ)
+            for side in (client, server):
+                side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                selector.register(side, selectors.EVENT_READ)
 
     def _forward(self, source: socket.socket, selector: selectors.BaseSelector) -> None:
         target = self._pairs.get(source)
@@ -81,29 +81,29 @@ class Proxy:
             if data and target:
                 target.sendall(data)
                 return
-        for end in (source, target):
-            if end is not None:
+        for side in (source, target):
+            if side is not None:
                 with contextlib.suppress(KeyError, ValueError):
-                    selector.unregister(end)
+                    selector.unregister(side)
         self._drop(source)
 
-    def _drop(self, end: socket.socket) -> None:
+    def _drop(self, side: socket.socket) -> None:
         with self._lock:
-            other = self._pairs.pop(end, None)
+            other = self._pairs.pop(side, None)
             if other is not None:
                 self._pairs.pop(other, None)
-        for one in (end, other):
-            if one is not None:
+        for connection in (side, other):
+            if connection is not None:
                 with contextlib.suppress(OSError):
-                    one.shutdown(socket.SHUT_RDWR)
-                one.close()
+                    connection.shutdown(socket.SHUT_RDWR)
+                connection.close()
 
 
 @contextmanager
 def proxy(url: str) -> Iterator[Proxy]:
-    """Yield a proxy to the server of `url`, closed at first."""
-    made = Proxy(url)
+    """Yield a proxy to the server of `url`; it is closed until it is opened."""
+    created = Proxy(url)
     try:
-        yield made
+        yield created
     finally:
-        made.close()
+        created.close()

@@ -1,4 +1,4 @@
-"""A real Redis for one test, that can be paused, killed and started again on its port."""
+"""A Redis server for one test, which can be paused, killed and restarted on the same port."""
 
 import os
 import re
@@ -18,7 +18,7 @@ PASSWORD = "only-for-redis"
 
 
 class Redis:
-    """Speaks to the server as a client would, in Redis' inline commands."""
+    """A server process; commands are sent to it as inline commands."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -35,7 +35,7 @@ class Redis:
         command = [self._program, *options.split(), "--save", "", "--dir", str(self._folder)]
         with (self._folder / "redis.log").open("ab") as log:
             self._process = subprocess.Popen(command, stdout=log, stderr=log)
-        until(lambda: "+PONG" in self.ask("PING"), 10)
+        until(lambda: "+PONG" in self.run("PING"), 10)
 
     def kill(self) -> None:
         if self._process:
@@ -44,7 +44,7 @@ class Redis:
             self._process = None
 
     def pause(self) -> None:
-        """Take connections and bytes, and answer nothing."""
+        """Keep accepting connections and bytes, but send nothing."""
         assert self._process
         os.kill(self._process.pid, signal.SIGSTOP)
 
@@ -52,28 +52,28 @@ class Redis:
         assert self._process
         os.kill(self._process.pid, signal.SIGCONT)
 
-    def calls(self, command: str) -> int:
-        """How often clients have called a command."""
-        line = re.search(rf"cmdstat_{command}:calls=([0-9]+)", self.ask("INFO commandstats"))
+    def call_count(self, command: str) -> int:
+        """Return how often clients have called a command."""
+        line = re.search(rf"cmdstat_{command}:calls=([0-9]+)", self.run("INFO commandstats"))
         return int(line[1]) if line else 0
 
-    def ask(self, command: str) -> str:
-        """Return the answer as it was sent, nothing where there is no server."""
+    def run(self, command: str) -> str:
+        """Return the raw reply to a command, or "" when the server is down."""
         with (
             suppress(OSError),
-            socket.create_connection(("127.0.0.1", self.port), timeout=2) as end,
+            socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection,
         ):
-            end.sendall(f"AUTH {PASSWORD}\r\n{command}\r\nQUIT\r\n".encode())
-            return end.makefile("rb").read().decode().removeprefix("+OK\r\n")
+            connection.sendall(f"AUTH {PASSWORD}\r\n{command}\r\nQUIT\r\n".encode())
+            return connection.makefile("rb").read().decode().removeprefix("+OK\r\n")
         return ""
 
 
 @contextmanager
 def redis() -> Iterator[Redis]:
-    with tempfile.TemporaryDirectory() as name:
-        made = Redis(Path(name))
-        made.start()
+    with tempfile.TemporaryDirectory() as folder:
+        server = Redis(Path(folder))
+        server.start()
         try:
-            yield made
+            yield server
         finally:
-            made.kill()
+            server.kill()

@@ -1,4 +1,4 @@
-"""Services of the contracts in tests/contracts/resources/, each on a database of its own."""
+"""Services of the contracts in tests/platform/contracts/resources/, each on its own database."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -20,8 +20,8 @@ NAMES = sorted(file.stem for file in CONTRACTS.glob("*.yaml"))
 
 
 @dataclass
-class Desk:
-    """A running service of a contract that has tables."""
+class ResourceService:
+    """A running service of a contract with tables."""
 
     service: Service
     contract: Contract
@@ -29,36 +29,44 @@ class Desk:
 
 
 @pytest.fixture(scope="session")
-def ticket_desk(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with desk("ticket_desk", postgres, tmp_path_factory) as made:
-        yield made
+def ticket_desk(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ResourceService]:
+    with serving_resources("ticket_desk", postgres, tmp_path_factory) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
-def clinic(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with desk("clinic", postgres, tmp_path_factory) as made:
-        yield made
+def clinic(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ResourceService]:
+    with serving_resources("clinic", postgres, tmp_path_factory) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
-def inventory(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with desk("inventory", postgres, tmp_path_factory) as made:
-        yield made
+def inventory(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ResourceService]:
+    with serving_resources("inventory", postgres, tmp_path_factory) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
-def every_type(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with desk("every_type", postgres, tmp_path_factory) as made:
-        yield made
+def every_type(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ResourceService]:
+    with serving_resources("every_type", postgres, tmp_path_factory) as running:
+        yield running
 
 
 @contextmanager
-def desk(
+def serving_resources(
     name: str, postgres: Postgres, folders: pytest.TempPathFactory, **settings: str
-) -> Iterator[Desk]:
-    """Run the service of a contract from an empty database on.
+) -> Iterator[ResourceService]:
+    """Serve the contract `name` on a new database.
 
-    With few connections: these services run side by side until the end, on one server.
+    With one connection of each kind: these services run side by side on one server.
     """
     settings = {"DATABASE_CONNECTIONS": "1", **settings}
     file = CONTRACTS / f"{name}.yaml"
@@ -67,19 +75,19 @@ def desk(
     with serving(
         folder, database.app_url, command=command, CONTRACT=str(file), **settings
     ) as service:
-        yield Desk(service, loaded, database)
+        yield ResourceService(service, loaded, database)
 
 
-class Owner(Tenant):
-    """A tenant who fills tables by the operations and the examples of a contract."""
+class ResourceTenant(Tenant):
+    """A tenant that fills tables by calling the contract's operations with their examples."""
 
-    def __init__(self, desk: Desk, name: str) -> None:
-        super().__init__(desk.service, name)
-        self.contract = desk.contract
-        self.rows: dict[str, dict[str, Any]] = {}  # one of each table
+    def __init__(self, resources: ResourceService, name: str) -> None:
+        super().__init__(resources.service, name)
+        self.contract = resources.contract
+        self.rows: dict[str, dict[str, Any]] = {}  # one per table
 
     def row(self, table: str) -> dict[str, Any]:
-        """Return the row of a table, made when it is first asked for."""
+        """Return the tenant's row of a table; the first call creates it."""
         if table not in self.rows:
             create = self.contract.operations[f"{table}.create"]
             self.rows[table] = self.post(self.path(create), **self.body(create))
@@ -89,28 +97,29 @@ class Owner(Tenant):
         return str(self.row(table)["id"])
 
     def path(self, operation: Operation, id_of: Callable[[str], str] | None = None) -> str:
-        """Return the path of an operation on this tenant's rows, or on others of these tables."""
-        referred = {r.column: r.table for r in self.contract.tables[operation.tag].references}
+        """Return the operation's path for this tenant's rows, or for the ids `id_of(table)`."""
+        references = {r.column: r.table for r in self.contract.tables[operation.tag].references}
         _, *names = re.findall(r"\{(\w+)\}", operation.path)
-        ids = {name: (id_of or self.id)(referred.get(name, operation.tag)) for name in names}
+        ids = {name: (id_of or self.id)(references.get(name, operation.tag)) for name in names}
         return operation.path.format(org_id=self.org, **ids)
 
     def body(
         self, operation: Operation, id_of: Callable[[str], str] | None = None
     ) -> dict[str, Any]:
-        """Return the example of a body, its references led to rows as those of `path`."""
+        """Return the example of the body; references are filled in as in `path`."""
         (media, *_) = (operation.body or {"content": {"": {"example": {}}}})["content"].values()
-        referred = {r.column: r.table for r in self.contract.tables[operation.tag].references}
+        references = {r.column: r.table for r in self.contract.tables[operation.tag].references}
         return {
-            name: (id_of or self.id)(referred[name]) if name in referred and value else value
+            name: (id_of or self.id)(references[name]) if name in references and value else value
             for name, value in media["example"].items()
         }
 
 
 @contextmanager
-def owner(desk: Desk, name: str) -> Iterator[Owner]:
-    made = Owner(desk, name)
+def resource_tenant(resources: ResourceService, name: str) -> Iterator[ResourceTenant]:
+    """Yield a new tenant of a service."""
+    created = ResourceTenant(resources, name)
     try:
-        yield made
+        yield created
     finally:
-        made.http.close()
+        created.http.close()

@@ -65,8 +65,8 @@ def urls() -> Iterator[Urls]:
     with PostgresContainer("postgres:17", driver=None) as server:
         superuser = server.get_connection_url()
         owner, app = secrets.token_hex(16), secrets.token_hex(16)
-        roles.make_roles(superuser, owner, app)
-        roles.make_database(superuser, "covenant")
+        roles.create_roles(superuser, owner, app)
+        roles.create_database(superuser, "covenant")
         address = re.sub(r"^.*@|/[^/]*$", "", superuser)
         yield Urls(
             f"postgresql://{roles.OWNER}:{owner}@{address}/covenant",

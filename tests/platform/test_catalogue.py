@@ -1,4 +1,4 @@
-"""What the catalogue must say of every table, those included that nobody has written yet."""
+"""The certificate's catalogue checks: they accept the schema, and detect each injected fault."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +11,7 @@ from openapi import contract
 from tests.platform.fix_postgres import Database, Postgres
 
 APP = "covenant_app"
-# Written out, since the certificate derives them from the contract.
+# Spelled out, because the certificate derives them from the contract.
 GRANTS = {
     "table alembic_version": {"SELECT"},
     "table organizations": {"SELECT", "INSERT", "DELETE"},
@@ -31,30 +31,31 @@ def faults(connection: psycopg.Connection[Any]) -> set[str]:
 
 @pytest.fixture(scope="module")
 def empty(postgres: Postgres) -> Database:
-    """No rows, since a fault may be a key that the rows of other tests would break."""
+    """A database without rows, because an injected key could conflict with rows of other tests."""
     return postgres.database()
 
 
 @pytest.fixture
-def owner(empty: Database) -> Iterator[psycopg.Connection[Any]]:
-    """A superuser's connection whose changes are never committed."""
+def superuser(empty: Database) -> Iterator[psycopg.Connection[Any]]:
+    """A superuser's connection that is rolled back."""
     with psycopg.connect(empty.superuser_url) as connection:
         connection.execute("set local lock_timeout = '5s'")
         yield connection
         connection.rollback()
 
 
-def test_the_grants_are_those_that_the_operations_need() -> None:
+def test_the_expected_grants_are_those_that_the_operations_need() -> None:
     assert catalogue.needed(contract.load()) == GRANTS
 
 
-def test_every_table_keeps_every_rule(owner: psycopg.Connection[Any]) -> None:
-    assert faults(owner) == set()
+def test_every_table_passes_every_check(superuser: psycopg.Connection[Any]) -> None:
+    assert faults(superuser) == set()
 
 
 NOTES = """create table notes (org_id uuid not null references organizations on delete cascade,
     id uuid not null, text text, primary key (org_id, id))"""
-GUARD = """alter table notes enable row level security; alter table notes force row level security;
+ISOLATION = """alter table notes enable row level security;
+    alter table notes force row level security;
     create policy tenant_isolation on notes
     using (org_id = (select nullif(current_setting('app.org_id', true), '')::uuid))
     with check (org_id = (select nullif(current_setting('app.org_id', true), '')::uuid))"""
@@ -68,7 +69,7 @@ BOUND = "org_id = (select nullif(current_setting('app.org_id', true), '')::uuid)
 
 
 @pytest.mark.parametrize(
-    ("planted", "fault"),
+    ("statement", "fault"),
     [
         ("alter table projects disable row level security", "projects: not enabled"),
         ("alter table projects no force row level security", "projects: not forced"),
@@ -76,7 +77,10 @@ BOUND = "org_id = (select nullif(current_setting('app.org_id', true), '')::uuid)
         (NOTES, "notes: not enabled"),
         (NOTES, "notes: not forced"),
         (NOTES, "notes: no tenant_isolation"),
-        (f"{NOTES}; {GUARD}; alter table notes no force row level security", "notes: not forced"),
+        (
+            f"{NOTES}; {ISOLATION}; alter table notes no force row level security",
+            "notes: not forced",
+        ),
         (f"create schema apart; {NOTES.replace('notes', 'apart.notes')}", "notes: not enabled"),
         ("create table secrets (id uuid primary key)", "secrets: no org_id uuid not null"),
         (
@@ -156,7 +160,7 @@ BOUND = "org_id = (select nullif(current_setting('app.org_id', true), '')::uuid)
         ),
         (
             f"{NOTES.replace(', primary key (org_id, id)', '')} partition by list (org_id); "
-            f"{GUARD}; create table part partition of notes default",
+            f"{ISOLATION}; create table part partition of notes default",
             "part: not enabled",
         ),
         ("create table child () inherits (projects)", "child: not enabled"),
@@ -195,14 +199,14 @@ BOUND = "org_id = (select nullif(current_setting('app.org_id', true), '')::uuid)
         (f"alter role {APP} set app.org_id = 'x'", f"{APP}: settings of its own"),
     ],
 )
-def test_a_fault_that_is_planted_is_found(
-    owner: psycopg.Connection[Any], planted: str, fault: str
+def test_an_injected_fault_is_detected(
+    superuser: psycopg.Connection[Any], statement: str, fault: str
 ) -> None:
-    owner.execute(planted)
-    assert fault in faults(owner)
+    superuser.execute(statement)
+    assert fault in faults(superuser)
 
 
-def test_a_new_table_that_keeps_the_rules_is_accepted(owner: psycopg.Connection[Any]) -> None:
-    owner.execute(NOTES)
-    owner.execute(GUARD)
-    assert faults(owner) == set()
+def test_a_new_table_with_isolation_is_accepted(superuser: psycopg.Connection[Any]) -> None:
+    superuser.execute(NOTES)
+    superuser.execute(ISOLATION)
+    assert faults(superuser) == set()

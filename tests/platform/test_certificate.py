@@ -163,7 +163,7 @@ def test_a_run_that_is_killed_leaves_no_certificate(postgres: Postgres, tmp_path
     process.send_signal(signal.SIGKILL)
     process.wait(20)
     process.stdout.close()
-    roles.make_roles(postgres.superuser_url, postgres.owner_password, postgres.app_password)
+    roles.create_roles(postgres.superuser_url, postgres.owner_password, postgres.app_password)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""Whose request it is, and who is counted as one client."""
+"""The client's address behind proxies, and which addresses count as one client."""
 
 from ipaddress import ip_network
 
@@ -32,13 +32,13 @@ def client(peer: str, *forwarded: str) -> str:
         ("10.0.0.1", ["198.51.100.7, unknown"], "10.0.0.1"),
     ],
 )
-def test_the_client_is_the_nearest_that_no_proxy_vouches_for(
+def test_the_client_is_the_nearest_address_that_is_not_a_trusted_proxy(
     peer: str, forwarded: list[str], expected: str
 ) -> None:
     assert client(peer, *forwarded) == expected
 
 
-def test_the_addresses_of_one_household_count_as_one_client() -> None:
+def test_an_ipv6_client_is_a_64_bit_prefix_and_an_ipv4_client_is_an_address() -> None:
     assert (
         rate_limit_key("2001:db8:0:1::1")
         == rate_limit_key("2001:DB8:0:1:ffff::2")

@@ -19,7 +19,7 @@ from service.telemetry.metrics import Metrics
 from tests.platform.fix_chart import SHIPPED, rendered
 from tests.platform.fix_monitoring import RELEASE, VALUES, dashboard, groups, queries, rules
 from tests.platform.fix_postgres import Database
-from tests.platform.fix_service import answers, serving, tenant, until
+from tests.platform.fix_service import has_status, serving, tenant, until
 from tests.platform.fix_tools import tool
 
 EDGE = {"name": "edge", "namespace": "edge"}
@@ -100,7 +100,7 @@ def prometheus(folder: Path, target: int) -> Iterator[str]:
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        until(lambda: answers(f"{url}/-/ready"))
+        until(lambda: has_status(f"{url}/-/ready"))
         yield url
     finally:
         process.terminate()

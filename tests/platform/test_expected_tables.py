@@ -1,4 +1,4 @@
-"""A database that lacks what the contract's tables need is told of in plain words, not by 500s."""
+"""A database without what the contract expects is a not ready reason, and not an internal error."""
 
 import asyncio
 import shutil
@@ -9,64 +9,70 @@ import psycopg
 import pytest
 
 from db import expected_tables
-from db.expected_tables import ExpectedTable
+from db.expected_tables import PRIVILEGES, ExpectedTable
 from dev.scaffold.__main__ import write
 from dev.scaffold.request import ResourceRequest
 from openapi import contract
 from tests.platform.fix_postgres import Database, Postgres
 from tests.platform.fix_service import Service, serving, tenant, until
 
-EVERYTHING = ("select", "insert", "update", "delete")
+REMEDY = "run make migration, then make migrate"
 
 
 @pytest.fixture(scope="module")
-def own(postgres: Postgres) -> Database:
-    """A database that this module changes, with a table that has a name to be quoted."""
-    made = postgres.database()
-    with psycopg.connect(made.owner_url, autocommit=True) as owner:
+def incomplete(postgres: Postgres) -> Database:
+    """A database with a table `order`, whose name must be quoted, without some privileges."""
+    database = postgres.database()
+    with psycopg.connect(database.owner_url, autocommit=True) as owner:
         owner.execute('create table "order" (org_id uuid, id uuid, "from" text, gone text)')
         owner.execute('alter table "order" drop column gone')
         owner.execute('grant select, insert on "order" to covenant_app')
-    return made
+    return database
 
 
-def lacking(database: Database, *wanted: ExpectedTable) -> str | None:
-    async def ask() -> str | None:
+def missing_from(database: Database, *expected: ExpectedTable) -> str | None:
+    async def find() -> str | None:
         async with await psycopg.AsyncConnection.connect(database.app_url) as connection:
-            return await expected_tables.missing(connection, wanted)
+            return await expected_tables.find_missing(connection, expected)
 
-    return asyncio.run(ask())
+    return asyncio.run(find())
 
 
-def test_nothing_is_lacking_for_the_contract_after_its_migrations(database: Database) -> None:
-    assert lacking(database, *expected_tables.from_contract(contract.load())) is None
-    assert lacking(database) is None
+def test_nothing_is_missing_after_the_migrations(database: Database) -> None:
+    assert missing_from(database, *expected_tables.from_contract(contract.load())) is None
+    assert missing_from(database) is None
 
 
 @pytest.mark.parametrize(
-    ("wanted", "said"),
+    ("expected", "missing"),
     [
         (ExpectedTable("order", ("org_id", "id", "from"), ("select", "insert")), None),
-        (ExpectedTable("tasks", ("id",), EVERYTHING), "the contract's table tasks"),
-        (ExpectedTable("order", ("id", "gone"), ("select",)), "the column order.gone"),
-        (ExpectedTable("order", ("id",), EVERYTHING), "update on order, delete on order"),
-        (ExpectedTable('"; drop', ("id",), ()), "the contract's table \"; drop"),
+        (ExpectedTable("tasks", ("id",), PRIVILEGES), "table `tasks` is"),
+        (ExpectedTable("order", ("id", "gone"), ("select",)), "column `order.gone` is"),
+        (
+            ExpectedTable("order", ("id",), PRIVILEGES),
+            "update privilege on `order`, delete privilege on `order` are",
+        ),
+        (ExpectedTable('"; drop', ("id",), ()), 'table `"; drop` is'),
     ],
 )
-def test_what_is_lacking_is_named(own: Database, wanted: ExpectedTable, said: str | None) -> None:
-    found = lacking(own, wanted)
-    assert found == (said and f"the database lacks {said}: see make migration")
+def test_missing_tables_columns_and_privileges_are_named(
+    incomplete: Database, expected: ExpectedTable, missing: str | None
+) -> None:
+    reason = missing_from(incomplete, expected)
+    assert reason == (missing and f"{missing} missing from the database: {REMEDY}")
 
 
-def test_of_much_that_is_lacking_only_some_is_named(own: Database) -> None:
-    found = lacking(own, *(ExpectedTable(f"t{n}", ("id",), EVERYTHING) for n in range(7)))
-    assert found is not None
-    assert found.endswith("the contract's table t4, and 2 more: see make migration")
+def test_only_the_first_missing_items_are_listed(incomplete: Database) -> None:
+    tables = [ExpectedTable(f"t{n}", ("id",), PRIVILEGES) for n in range(7)]
+    reason = missing_from(incomplete, *tables)
+    assert reason is not None
+    assert reason.endswith(f"table `t4` and 2 more are missing from the database: {REMEDY}")
 
 
 @pytest.fixture(scope="module")
 def ahead(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """The service of a contract with tasks, on a database without."""
+    """A service whose contract has tasks, on a database without their table."""
     folder = tmp_path_factory.mktemp("ahead")
     file = Path(shutil.copy(contract.DEFAULT, folder / "openapi.yaml"))
     write(file, contract.DEFAULT_HANDLERS, ResourceRequest("tasks", "title:string(1..200)"))
@@ -75,18 +81,19 @@ def ahead(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield service
 
 
-def test_a_service_ahead_of_its_database_is_not_ready_and_says_why(ahead: Service) -> None:
-    until(lambda: "the database lacks" in ahead.log_text())
+def test_a_service_ahead_of_its_database_is_not_ready_and_reports_why(ahead: Service) -> None:
+    reason = f"table `tasks` is missing from the database: {REMEDY}"
+    until(lambda: reason in ahead.log_text())
     with ahead.http() as http:
-        problem = http.get("/ready")
-        assert problem.status_code == 503
-        assert "lacks the contract's table tasks: see make migration" in problem.json()["detail"]
+        response = http.get("/ready")
+        assert response.status_code == 503
+        assert response.json()["detail"] == reason.capitalize()
 
 
-def test_what_is_there_is_served_and_what_is_not_answers_503(ahead: Service) -> None:
+def test_existing_tables_are_served_and_a_missing_one_is_503(ahead: Service) -> None:
     with tenant(ahead, "Acme") as acme:
         assert acme.project("Apollo")["name"] == "Apollo"
         for method in ("GET", "POST"):
             body = {"title": "Write"} if method == "POST" else None
-            answer = acme.http.request(method, f"/orgs/{acme.org}/tasks", json=body)
-            assert answer.status_code == 503, answer.text
+            response = acme.http.request(method, f"/orgs/{acme.org}/tasks", json=body)
+            assert response.status_code == 503, response.text

@@ -1,4 +1,4 @@
-"""Who may import whom, and what the serving process never loads."""
+"""Which module may import which, and what the serving process never loads."""
 
 import ast
 import json
@@ -16,7 +16,7 @@ from openapi import contract
 from service.identity import keys
 
 PACKAGES = ("openapi", "db", "service", "handlers", "dev", "codegen", "evidence")
-# By the longest prefix: which of our modules a module may import, its own package aside.
+# {prefix of a module: what it may import besides its own package}; the longest prefix applies.
 ALLOWED = {
     "openapi": (),
     "db": ("openapi",),
@@ -33,17 +33,20 @@ ALLOWED = {
     "evidence": ("openapi", "db", "dev.local", "service.identity"),
     "evidence.harness": ("openapi", "db", "dev.local", "service.identity"),
     "evidence.certificate": ("openapi", "db", "evidence.harness"),
-    "evidence.resilience": ("openapi", "db", "dev.local", "service.identity", "evidence.harness"),
+    "evidence.resilience": (
+        *("openapi", "db", "dev.local", "service.identity", "evidence.harness"),
+        "evidence.certificate.catalogue",
+    ),
     "evidence.benchmark": ("openapi", "db", "dev.local", "service.identity", "evidence.harness"),
     "evidence.fuzz": ("openapi", "evidence.harness"),
 }
-# They are chosen by name when the service runs: by the contract, or by the command.
-DISPATCHERS = {"service/app.py", "service/__main__.py", "dev/local/__main__.py"}
+# These import modules by name at run time: handlers by the contract, commands by the command line.
+DYNAMIC_IMPORTERS = {"service/app.py", "service/__main__.py", "dev/local/__main__.py"}
 NEVER_SERVED = ("sqlalchemy", "alembic", "pytest", "codegen", "dev", "evidence", "db.migrate")
 
 
 def modules() -> dict[str, Path]:
-    """Return {dotted name: file} of everything that is ours and not a test."""
+    """Return {dotted name: file} of all our modules except the tests."""
     files = (file for package in PACKAGES for file in (ROOT / package).rglob("*.py"))
     return {_name(file): file for file in files}
 
@@ -54,7 +57,7 @@ def _name(file: Path) -> str:
 
 
 def imports(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
-    """Yield (dotted name of a module, or of a name in one, and where)."""
+    """Yield (dotted name of what is imported, the statement)."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node) for alias in node.names)
@@ -63,25 +66,25 @@ def imports(tree: ast.AST) -> Iterator[tuple[str, ast.stmt]]:
             yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
 
 
-def ours(name: str) -> bool:
+def is_ours(name: str) -> bool:
     return name.split(".")[0] in (*PACKAGES, "tests")
 
 
-def faults(name: str, source: str, tags: frozenset[str]) -> list[str]:
-    """Return what a module of ours imports and may not."""
+def violations(name: str, source: str, tags: frozenset[str]) -> list[str]:
+    """Return the imports of a module that are not allowed."""
     tree = ast.parse(source)
     home = max((p for p in ALLOWED if f"{name}.".startswith(f"{p}.")), key=len)
-    found = []
+    messages = []
     for target, node in imports(tree):
-        if not ours(target):
+        if not is_ours(target):
             continue
         if not any(f"{target}.".startswith(f"{p}.") for p in (home, *ALLOWED[home])):
-            found.append(f"{name} imports {target}")
+            messages.append(f"{name} imports {target}")
         if _tag(name, tags) and _tag(target, tags) not in (None, _tag(name, tags)):
-            found.append(f"{name} imports {target} of another tag")
+            messages.append(f"{name} imports {target} of another tag")
         if node not in tree.body:
-            found.append(f"{name} imports {target} inside something")
-    return found
+            messages.append(f"{name} imports {target} below the top level")
+    return messages
 
 
 def _tag(name: str, tags: frozenset[str]) -> str | None:
@@ -95,14 +98,16 @@ def tags() -> frozenset[str]:
 
 
 def test_every_module_imports_only_what_it_may(tags: frozenset[str]) -> None:
-    found = [
-        fault for name, file in modules().items() for fault in faults(name, file.read_text(), tags)
+    messages = [
+        message
+        for name, file in modules().items()
+        for message in violations(name, file.read_text(), tags)
     ]
-    assert found == []
+    assert messages == []
 
 
 @pytest.mark.parametrize(
-    ("name", "line", "fault"),
+    ("name", "source", "message"),
     [
         ("openapi.contract", "from db import ids", "imports db.ids"),
         ("db.queries.orgs", "import service.identity.keys", "imports service.identity.keys"),
@@ -119,21 +124,23 @@ def test_every_module_imports_only_what_it_may(tags: frozenset[str]) -> None:
         ("dev.breaking.diff", "from dev.planner import ddl", "imports dev.planner.ddl"),
         ("evidence.benchmark.load", "from tests.platform import fix_raw", "imports tests.platform"),
         ("db.tenancy", "from tests.platform import fix_raw", "imports tests.platform.fix_raw"),
-        ("db.tenancy", "def f():\n    from db import ids", "inside something"),
-        ("db.tenancy", "if TYPE_CHECKING:\n    from db import ids", "inside something"),
+        ("db.tenancy", "def f():\n    from db import ids", "below the top level"),
+        ("db.tenancy", "if TYPE_CHECKING:\n    from db import ids", "below the top level"),
     ],
 )
-def test_a_wrong_import_is_found(tags: frozenset[str], name: str, line: str, fault: str) -> None:
-    assert any(fault in found for found in faults(name, line, tags))
+def test_a_forbidden_import_is_reported(
+    tags: frozenset[str], name: str, source: str, message: str
+) -> None:
+    assert any(message in violation for violation in violations(name, source, tags))
 
 
-def test_modules_are_loaded_by_name_in_two_places_only() -> None:
+def test_only_dispatchers_import_modules_by_name() -> None:
     users = {
         str(file.relative_to(ROOT))
         for file in modules().values()
         if {"import_module", "__import__"} & _names_in(ast.parse(file.read_text()))
     }
-    assert users <= DISPATCHERS
+    assert users <= DYNAMIC_IMPORTERS
 
 
 def _names_in(tree: ast.AST) -> set[str]:
@@ -142,16 +149,16 @@ def _names_in(tree: ast.AST) -> set[str]:
     return attributes | {node.id for node in nodes if isinstance(node, ast.Name)}
 
 
-def test_modules_do_not_import_each_other_in_a_circle() -> None:
-    known = modules()
+def test_there_are_no_circular_imports() -> None:
+    files = modules()
     graph: dict[str, set[str]] = {}
-    for name, file in known.items():
-        targets = {target for target, _ in imports(ast.parse(file.read_text())) if ours(target)}
+    for name, file in files.items():
+        targets = {target for target, _ in imports(ast.parse(file.read_text())) if is_ours(target)}
         graph[name] = {
-            found
+            module
             for target in targets
-            for found in (target, target.rpartition(".")[0])
-            if found in known and found != name
+            for module in (target, target.rpartition(".")[0])
+            if module in files and module != name
         }
     while leaves := [name for name, targets in graph.items() if not targets & graph.keys()]:
         for leaf in leaves:
@@ -159,7 +166,7 @@ def test_modules_do_not_import_each_other_in_a_circle() -> None:
     assert sorted(graph) == []
 
 
-def test_the_serving_process_loads_no_tool_for_migrations_or_tests(tmp_path: Path) -> None:
+def test_the_serving_process_imports_no_tools_for_migrations_or_tests(tmp_path: Path) -> None:
     keys.create_key(tmp_path / "keys", time.time())
     program = (
         "import json, sys; from service import serve; serve.assemble();"

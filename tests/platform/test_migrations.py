@@ -1,5 +1,6 @@
-"""The migrations: what they add up to; up, down, several at once, and behind locks."""
+"""The migrations: their result, upgrades, downgrades, concurrent runs and locks."""
 
+import asyncio
 import os
 import re
 import subprocess
@@ -15,7 +16,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
-from db import ids, migrate, revisions, roles, server_versions
+from db import ids, migrate, revisions, roles, security_audit, server_versions
 from db.migrate import MigrationError
 from dev.planner import platform_tables
 from evidence.harness.processes import ROOT
@@ -23,7 +24,7 @@ from openapi import contract
 from tests.platform.fix_postgres import Database, Postgres
 from tests.platform.fix_service import until
 
-# Everything of a table that is not a policy or a grant, as the server prints it.
+# The parts of a table other than policies and grants, as the server prints them.
 COLUMNS = """
 select c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
     pg_get_expr(d.adbin, d.adrelid)
@@ -52,13 +53,15 @@ def engine(url: str) -> sqlalchemy.Engine:
 
 
 def snapshot(url: str) -> dict[str, set[Any]]:
+    """Return the columns, constraints, indexes and sequences."""
     with psycopg.connect(url) as connection:
         queries = {"columns": COLUMNS, "constraints": CONSTRAINTS, "indexes": INDEXES}
         queries["sequences"] = SEQUENCES
-        return {what: set(connection.execute(q).fetchall()) for what, q in queries.items()}
+        return {name: set(connection.execute(q).fetchall()) for name, q in queries.items()}
 
 
-def everything(url: str) -> tuple[dict[str, set[Any]], set[Any]]:
+def full_snapshot(url: str) -> tuple[dict[str, set[Any]], set[Any]]:
+    """Return the snapshot with the policies and grants."""
     with psycopg.connect(url) as connection:
         policies = connection.execute("select * from pg_policies").fetchall()
         grants = connection.execute(
@@ -68,7 +71,7 @@ def everything(url: str) -> tuple[dict[str, set[Any]], set[Any]]:
     return snapshot(url), {str(row) for row in [*policies, *grants]}
 
 
-def migrating(url: str) -> "subprocess.Popen[str]":
+def start_migration(url: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         [sys.executable, "-m", "service", "migrate"],
         cwd=ROOT,
@@ -79,47 +82,50 @@ def migrating(url: str) -> "subprocess.Popen[str]":
     )
 
 
-def test_the_migrations_add_up_to_the_tables(postgres: Postgres, database: Database) -> None:
-    """The tables of the contract aside: of those the planner finds no difference."""
-    made = postgres.database(migrated=False)
-    with engine(made.owner_url).begin() as connection:
+def test_the_migrations_produce_the_platform_tables(postgres: Postgres, database: Database) -> None:
+    """Without the contract's tables, which the planner compares."""
+    expected = postgres.database(migrated=False)
+    with engine(expected.owner_url).begin() as connection:
         platform_tables.metadata().create_all(connection)
-    found = {
-        what: {row for row in rows if row[0] not in contract.load().tables}
-        for what, rows in snapshot(database.superuser_url).items()
+    migrated = {
+        name: {row for row in rows if row[0] not in contract.load().tables}
+        for name, rows in snapshot(database.superuser_url).items()
     }
-    assert found == snapshot(made.superuser_url)
+    assert migrated == snapshot(expected.superuser_url)
 
 
 def test_alembic_finds_no_difference(database: Database) -> None:
-    elsewhere = {"alembic_version", *contract.load().tables}
+    ignored = {"alembic_version", *contract.load().tables}
     with engine(database.superuser_url).connect() as connection:
         context = MigrationContext.configure(
             connection,
             opts={
                 "compare_type": True,
                 "compare_server_default": True,
-                "include_name": lambda name, kind, _: kind != "table" or name not in elsewhere,
+                "include_name": lambda name, kind, _: kind != "table" or name not in ignored,
             },
         )
         assert compare_metadata(context, platform_tables.metadata()) == []
 
 
-def test_the_revisions_are_one_line_and_the_last_is_the_head() -> None:
-    scripts = ScriptDirectory(str(Path(migrate.__file__).parent / "migrations"))
-    revisions = [script.revision for script in scripts.walk_revisions()][::-1]
-    assert scripts.get_heads() == [revisions.head()] == revisions[-1:]
-    assert revisions == [f"{n:04d}" for n in range(1, len(revisions) + 1)]
+def test_the_revisions_are_linear_and_numbered_without_gaps() -> None:
+    scripts = ScriptDirectory(
+        str(revisions.MIGRATIONS),
+        version_locations=[str(folder) for folder in revisions.locations(revisions.MIGRATIONS)],
+    )
+    numbers = [script.revision for script in scripts.walk_revisions()][::-1]
+    assert scripts.get_heads() == [revisions.head()] == numbers[-1:]
+    assert numbers == [f"{n:04d}" for n in range(1, len(numbers) + 1)]
     for script in scripts.walk_revisions():
         assert re.fullmatch(rf"{script.revision}_[a-z0-9_]+\.py", Path(script.path).name)
 
 
-def test_every_revision_goes_up_and_down_and_up_again_with_rows(postgres: Postgres) -> None:
+def test_every_revision_upgrades_and_downgrades_with_rows(postgres: Postgres) -> None:
     database = postgres.database(migrated=False)
     assert not revisions.is_up_to_date(database.owner_url)
     assert migrate.upgrade(database.owner_url) == (None, revisions.head())
     assert revisions.is_up_to_date(database.owner_url)
-    whole = everything(database.superuser_url)
+    newest = full_snapshot(database.superuser_url)
     with psycopg.connect(database.superuser_url) as superuser:
         org = ids.new()
         superuser.execute("insert into organizations (id, name) values (%s, 'Acme')", (org,))
@@ -134,14 +140,14 @@ def test_every_revision_goes_up_and_down_and_up_again_with_rows(postgres: Postgr
     assert not any(snapshot(database.superuser_url).values())
     for number in range(1, int(revisions.head()) + 1):
         migrate.upgrade(database.owner_url, f"{number:04d}")
-    assert everything(database.superuser_url) == whole
+    assert full_snapshot(database.superuser_url) == newest
 
 
 def test_a_second_upgrade_changes_nothing(postgres: Postgres) -> None:
     database = postgres.database()
-    before = everything(database.superuser_url)
+    before = full_snapshot(database.superuser_url)
     assert migrate.upgrade(database.owner_url) == (revisions.head(), revisions.head())
-    assert everything(database.superuser_url) == before
+    assert full_snapshot(database.superuser_url) == before
 
 
 def test_an_older_release_leaves_a_newer_schema_alone(postgres: Postgres) -> None:
@@ -151,36 +157,36 @@ def test_an_older_release_leaves_a_newer_schema_alone(postgres: Postgres) -> Non
     assert migrate.upgrade(database.owner_url) == ("9999", "9999")
 
 
-def test_three_processes_that_migrate_at_once_all_succeed(postgres: Postgres) -> None:
+def test_three_concurrent_migrations_all_succeed(postgres: Postgres) -> None:
     database = postgres.database(migrated=False)
-    others = "select from pg_stat_activity where datname = current_database() and pid <> %s"
+    sessions = "select from pg_stat_activity where datname = current_database() and pid <> %s"
     with psycopg.connect(database.owner_url, autocommit=True) as other:
-        other.execute("select pg_advisory_lock(%s)", (migrate.LOCK,))
-        processes = [migrating(database.owner_url) for _ in range(3)]
-        until(lambda: other.execute(others, (other.info.backend_pid,)).rowcount == 3)
-        began = other.execute("select to_regclass('public.alembic_version')").fetchone()
-        assert began == (None,)
-    said = [process.communicate(timeout=60)[0].strip() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0], said
+        other.execute("select pg_advisory_lock(%s)", (migrate.ADVISORY_LOCK_ID,))
+        processes = [start_migration(database.owner_url) for _ in range(3)]
+        until(lambda: other.execute(sessions, (other.info.backend_pid,)).rowcount == 3)
+        version_table = other.execute("select to_regclass('public.alembic_version')").fetchone()
+        assert version_table == (None,)
+    outputs = [process.communicate(timeout=60)[0].strip() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
     head = revisions.head()
-    assert sorted(said) == [f"migrate: at {head}"] * 2 + [f"migrate: nothing -> {head}"]
+    assert sorted(outputs) == [f"migrate: at {head}"] * 2 + [f"migrate: nothing -> {head}"]
 
 
 def test_a_migration_waits_for_another_without_a_snapshot(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A session that waited inside a statement would deadlock with a concurrent index build."""
+    """A session that waits inside a statement would deadlock with a concurrent index build."""
     database = postgres.database(migrated=False)
-    monkeypatch.setattr(migrate, "CONNECT_PATIENCE", 0.3)
+    monkeypatch.setattr(migrate, "ADVISORY_LOCK_TIMEOUT_SECONDS", 0.3)
     with psycopg.connect(database.owner_url, autocommit=True) as other:
-        other.execute("select pg_advisory_lock(%s)", (migrate.LOCK,))
-        with pytest.raises(MigrationError, match="another migration is running"):
+        other.execute("select pg_advisory_lock(%s)", (migrate.ADVISORY_LOCK_ID,))
+        with pytest.raises(MigrationError, match="another migration has been running"):
             migrate.upgrade(database.owner_url)
-        other.execute("select pg_advisory_unlock(%s)", (migrate.LOCK,))
+        other.execute("select pg_advisory_unlock(%s)", (migrate.ADVISORY_LOCK_ID,))
     assert migrate.upgrade(database.owner_url)[1] == revisions.head()
 
 
-def test_a_migration_gives_up_behind_a_lock_says_so_and_holds_nobody_up(
+def test_a_migration_fails_after_several_lock_timeouts_without_blocking_others(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = postgres.database(migrated=False)
@@ -189,19 +195,20 @@ def test_a_migration_gives_up_behind_a_lock_says_so_and_holds_nobody_up(
     monkeypatch.setattr(migrate, "RETRY_SECONDS", 0.1)
     with psycopg.connect(database.superuser_url) as reader:
         reader.execute("select from memberships")
-        began = time.monotonic()
-        with pytest.raises(MigrationError, match=r"lock .*2 attempts of 300 ms") as refusal:
+        start = time.monotonic()
+        message = r"could not acquire a lock after 2 attempts of 300 ms"
+        with pytest.raises(MigrationError, match=message) as error:
             migrate.downgrade(database.owner_url, "0001")
-        assert 2 * 0.3 <= time.monotonic() - began < 5
-        assert "\n" not in str(refusal.value)
-        other = reader.execute("select version_num from alembic_version").fetchone()
-        assert other is not None
-    # Each revision is a transaction: what did not need the lock is done, the rest is not begun.
+        assert 2 * 0.3 <= time.monotonic() - start < 5
+        assert "\n" not in str(error.value)
+        version = reader.execute("select version_num from alembic_version").fetchone()
+        assert version is not None
+    # Each revision is one transaction, so the schema is at a revision and can be upgraded.
     migrate.upgrade(database.owner_url)
-    assert everything(database.superuser_url) == everything(postgres.database().superuser_url)
+    assert full_snapshot(database.superuser_url) == full_snapshot(postgres.database().superuser_url)
 
 
-def test_a_migration_goes_on_when_the_lock_is_free_again(
+def test_a_migration_continues_when_the_lock_is_released(
     postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     database = postgres.database()
@@ -212,7 +219,7 @@ def test_a_migration_goes_on_when_the_lock_is_free_again(
     assert not any(snapshot(database.superuser_url).values())
 
 
-def test_what_cannot_be_migrated_is_one_line(postgres: Postgres) -> None:
+def test_migration_errors_are_one_line_without_the_password(postgres: Postgres) -> None:
     database = postgres.database(migrated=False)
     wrong = postgres.url(database.name, roles.OWNER, "wrong")
     for url, reason in (
@@ -222,15 +229,15 @@ def test_what_cannot_be_migrated_is_one_line(postgres: Postgres) -> None:
         ("postgresql://x:secret@[", "MIGRATION_DATABASE_URL"),
         (database.app_url, "permission denied"),
     ):
-        with pytest.raises(MigrationError, match=reason) as refusal:
+        with pytest.raises(MigrationError, match=reason) as error:
             migrate.upgrade(url)
-        assert "\n" not in str(refusal.value)
-        assert "secret" not in str(refusal.value)
+        assert "\n" not in str(error.value)
+        assert "secret" not in str(error.value)
     with pytest.raises(MigrationError, match="locate revision"):
         migrate.downgrade(database.owner_url, "4711")
 
 
-def test_a_server_that_is_too_old_is_refused(
+def test_a_server_that_is_too_old_is_rejected(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(server_versions, "MINIMUM", 990_000)
@@ -238,15 +245,53 @@ def test_a_server_that_is_too_old_is_refused(
         migrate.upgrade(database.owner_url)
 
 
-def test_the_migrate_command_ends_with_one_line_and_no_trace(postgres: Postgres) -> None:
-    said, _ = (process := migrating("postgresql://x@127.0.0.1:1/x")).communicate(timeout=30)
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("postgresql://x@127.0.0.1:1/x", r"migrate: .*Connection refused\n"),
+        ("", r"MIGRATION_DATABASE_URL: is missing\n"),
+    ],
+)
+def test_the_migrate_command_fails_with_one_line(url: str, line: str) -> None:
+    process = start_migration(url)
+    output, _ = process.communicate(timeout=30)
     assert process.returncode == 1
-    assert said.startswith("migrate: ")
-    assert said.count("\n") == 1
+    assert re.fullmatch(line, output), output
+
+
+def test_the_migrate_command_stops_on_sigterm(postgres: Postgres) -> None:
+    database = postgres.database(migrated=False)
+    sessions = "select from pg_stat_activity where datname = current_database() and pid <> %s"
+    with psycopg.connect(database.owner_url, autocommit=True) as other:
+        other.execute("select pg_advisory_lock(%s)", (migrate.ADVISORY_LOCK_ID,))
+        process = start_migration(database.owner_url)
+        until(lambda: other.execute(sessions, (other.info.backend_pid,)).rowcount == 1)
+        process.terminate()
+        output, _ = process.communicate(timeout=30)
+    assert (process.returncode, output) == (143, "migrate: stopped by SIGTERM\n")
 
 
 @pytest.mark.parametrize(
     ("version", "warns"), [(180_006, True), (180_007, False), (150_019, True), (990_000, False)]
 )
-def test_a_server_below_the_security_floor_is_named(version: int, warns: bool) -> None:
+def test_a_server_below_the_security_floor_gets_a_warning(version: int, warns: bool) -> None:
     assert bool(server_versions.floor_warning(version)) is warns
+
+
+def test_the_audit_warns_about_every_server_but_the_embedded_one(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def audit() -> security_audit.AuditResult:
+        async with await psycopg.AsyncConnection.connect(database.app_url) as connection:
+            return await security_audit.audit(connection)
+
+    with psycopg.connect(database.app_url) as connection:
+        host, port = connection.info.host, connection.info.port
+        major = connection.info.server_version // 10_000
+    monkeypatch.setattr(server_versions, "SECURITY_FLOORS", {major: (major + 1) * 10_000})
+    for embedded, warns in ((None, True), (f"{host}:{port + 1}", True), (f"{host}:{port}", False)):
+        if embedded:
+            monkeypatch.setenv(security_audit.EMBEDDED_SERVER, embedded)
+        result = asyncio.run(audit())
+        assert result.violation is None
+        assert ("below the security floor" in (result.warning or "")) is warns

@@ -1,4 +1,4 @@
-"""The policies themselves, without the service before them: as the serving role, in SQL."""
+"""The row-level security policies alone: SQL as the serving role, without the service."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,32 +13,32 @@ from tests.platform.fix_postgres import Database, Postgres
 from tests.platform.fix_service import Service, Tenant
 
 ACME, RIVAL, NEW = ids.new(), ids.new(), ids.new()
-KEY = {"organizations": "id", "memberships": "org_id", "projects": "org_id"}
+TENANT_COLUMNS = {"organizations": "id", "memberships": "org_id", "projects": "org_id"}
 INSERTS = {
     "organizations": "insert into organizations (id, name) values (%s, 'N')",
     "memberships": "insert into memberships values (%s, 'guest-0009', 'owner')",
     "projects": "insert into projects (org_id, id, name) values (%s, gen_random_uuid(), 'N')",
 }
-# What the serving role may not do at all is granted here, so that the policy has to stop it.
-EVERYTHING = "grant select, insert, update, delete on all tables in schema public to covenant_app"
+# Privileges that the serving role does not have are granted, so that only the policy restricts it.
+GRANT_ALL = "grant select, insert, update, delete on all tables in schema public to covenant_app"
 
 
 @pytest.fixture(scope="module")
 def tables(postgres: Postgres) -> Database:
-    """Two tenants with a row in every table, and a third id that is nobody's."""
-    made = postgres.database()
-    with psycopg.connect(made.superuser_url, autocommit=True) as superuser:
-        superuser.execute(EVERYTHING)
+    """Two tenants with a row in every table; no tenant has the id `NEW`."""
+    database = postgres.database()
+    with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
+        superuser.execute(GRANT_ALL)
         for org, subject in ((ACME, "guest-0001"), (RIVAL, "guest-0002")):
             superuser.execute(INSERTS["organizations"], (org,))
             superuser.execute("insert into memberships values (%s, %s, 'owner')", (org, subject))
             superuser.execute(INSERTS["projects"], (org,))
-    return made
+    return database
 
 
 @pytest.fixture
 def app(tables: Database) -> Iterator[psycopg.Connection[Any]]:
-    """A fresh connection of the serving role; nothing is committed."""
+    """A new connection of the serving role that is rolled back."""
     with psycopg.connect(tables.app_url) as connection:
         yield connection
         connection.rollback()
@@ -54,25 +54,28 @@ def never_set(connection: psycopg.Connection[Any]) -> None:
     assert row == (None,)
 
 
-def empty(connection: psycopg.Connection[Any]) -> None:
-    """As every connection is after its first request."""
+def reset_to_empty(connection: psycopg.Connection[Any]) -> None:
+    """Leave the settings as they are on every connection after its first request."""
     bind(connection, org_id=ACME, subject="guest-0001")
     connection.commit()
     row = connection.execute("select current_setting('app.org_id', true)").fetchone()
     assert row == ("",)
 
 
-def another(connection: psycopg.Connection[Any]) -> None:
+def bound_to_another_tenant(connection: psycopg.Connection[Any]) -> None:
     bind(connection, org_id=RIVAL)
 
 
-@pytest.mark.parametrize("state", [never_set, empty, another])
-@pytest.mark.parametrize("table", KEY)
+@pytest.mark.parametrize("state", [never_set, reset_to_empty, bound_to_another_tenant])
+@pytest.mark.parametrize("table", TENANT_COLUMNS)
 class TestWithoutTheTenant:
     def test_its_rows_are_not_selected(self, app: Any, table: str, state: Any) -> None:
         state(app)
-        assert app.execute(f"select from {table} where {KEY[table]} = %s", (ACME,)).rowcount == 0
-        expected = 1 if state is another else 0
+        assert (
+            app.execute(f"select from {table} where {TENANT_COLUMNS[table]} = %s", (ACME,)).rowcount
+            == 0
+        )
+        expected = 1 if state is bound_to_another_tenant else 0
         assert app.execute(f"select from {table}").rowcount == expected
 
     def test_its_rows_are_not_inserted(self, app: Any, table: str, state: Any) -> None:
@@ -82,40 +85,48 @@ class TestWithoutTheTenant:
 
     def test_its_rows_are_not_updated(self, app: Any, table: str, state: Any) -> None:
         state(app)
-        key = KEY[table]
+        key = TENANT_COLUMNS[table]
         assert (
             app.execute(f"update {table} set {key} = {key} where {key} = %s", (ACME,)).rowcount == 0
         )
 
     def test_its_rows_are_not_deleted(self, app: Any, table: str, state: Any) -> None:
         state(app)
-        assert app.execute(f"delete from {table} where {KEY[table]} = %s", (ACME,)).rowcount == 0
+        assert (
+            app.execute(f"delete from {table} where {TENANT_COLUMNS[table]} = %s", (ACME,)).rowcount
+            == 0
+        )
 
-    def test_no_row_is_moved_into_it(self, app: Any, table: str, state: Any) -> None:
+    def test_no_row_is_moved_to_it(self, app: Any, table: str, state: Any) -> None:
         state(app)
-        update = f"update {table} set {KEY[table]} = %s"
-        if state is another:
+        update = f"update {table} set {TENANT_COLUMNS[table]} = %s"
+        if state is bound_to_another_tenant:
             with pytest.raises(errors.InsufficientPrivilege, match="row-level security"):
                 app.execute(update, (NEW,))
         else:
             assert app.execute(update, (NEW,)).rowcount == 0
 
 
-@pytest.mark.parametrize("table", KEY)
-def test_with_the_tenant_its_own_rows_only(app: Any, table: str) -> None:
+@pytest.mark.parametrize("table", TENANT_COLUMNS)
+def test_a_tenant_accesses_its_own_rows_only(app: Any, table: str) -> None:
     bind(app, org_id=ACME)
-    assert app.execute(f"select {KEY[table]}::text from {table}").fetchall() == [(ACME,)]
-    assert app.execute(f"update {table} set {KEY[table]} = {KEY[table]}").rowcount == 1
+    assert app.execute(f"select {TENANT_COLUMNS[table]}::text from {table}").fetchall() == [(ACME,)]
+    assert (
+        app.execute(
+            f"update {table} set {TENANT_COLUMNS[table]} = {TENANT_COLUMNS[table]}"
+        ).rowcount
+        == 1
+    )
     assert app.execute(f"delete from {table}").rowcount == 1
 
 
-def test_a_setting_that_is_no_uuid_opens_nothing(app: Any) -> None:
+def test_a_setting_that_is_not_a_uuid_is_an_error(app: Any) -> None:
     bind(app, org_id="x")
     with pytest.raises(errors.InvalidTextRepresentation):
         app.execute("select from projects")
 
 
-def test_a_subject_reads_its_organizations_and_nothing_below_them(app: Any) -> None:
+def test_a_subject_reads_its_organizations_but_not_their_rows(app: Any) -> None:
     bind(app, subject="guest-0001")
     assert app.execute("select id::text from organizations").fetchall() == [(ACME,)]
     assert app.execute("select org_id::text from memberships").fetchall() == [(ACME,)]
@@ -127,20 +138,20 @@ def test_a_subject_reads_its_organizations_and_nothing_below_them(app: Any) -> N
         app.execute("insert into memberships values (%s, 'guest-0001', 'owner')", (RIVAL,))
 
 
-def test_an_owner_deletes_its_organization_with_everything_in_it_and_no_other(
+def test_an_owner_deletes_its_organization_with_all_its_rows_and_no_other(
     app: Any, tables: Database
 ) -> None:
     bind(app, subject="guest-0001")
     assert app.execute("delete from organizations").rowcount == 1
     bind(app, subject="", org_id=ACME)
-    for table in KEY:
+    for table in TENANT_COLUMNS:
         assert app.execute(f"select from {table}").rowcount == 0
     bind(app, org_id=RIVAL)
-    for table in KEY:
+    for table in TENANT_COLUMNS:
         assert app.execute(f"select from {table}").rowcount == 1
 
 
-def test_a_member_who_is_no_owner_deletes_nothing(app: Any, tables: Database) -> None:
+def test_a_member_who_is_not_an_owner_deletes_nothing(app: Any, tables: Database) -> None:
     with psycopg.connect(tables.superuser_url, autocommit=True) as superuser:
         superuser.execute("alter table memberships drop constraint memberships_role_check")
         superuser.execute("insert into memberships values (%s, 'guest-0003', 'viewer')", (ACME,))
@@ -154,16 +165,16 @@ def test_a_member_who_is_no_owner_deletes_nothing(app: Any, tables: Database) ->
             superuser.execute("delete from memberships where role = 'viewer'")
 
 
-def test_the_owner_of_the_tables_is_confined_too(tables: Database) -> None:
+def test_the_policies_apply_to_the_table_owner_too(tables: Database) -> None:
     with psycopg.connect(tables.owner_url) as owner:
-        for table in KEY:
+        for table in TENANT_COLUMNS:
             assert owner.execute(f"select from {table}").rowcount == 0
         bind(owner, org_id=ACME)
         assert owner.execute("select from projects").rowcount == 1
         owner.rollback()
 
 
-def test_row_security_cannot_be_switched_off(app: Any) -> None:
+def test_row_security_cannot_be_disabled(app: Any) -> None:
     app.execute("set local row_security = off")
     with pytest.raises(errors.InsufficientPrivilege):
         app.execute("select from projects")
@@ -185,7 +196,7 @@ def test_row_security_cannot_be_switched_off(app: Any) -> None:
         "copy projects from stdin",
     ],
 )
-def test_the_serving_role_changes_nothing_but_rows(database: Database, statement: str) -> None:
+def test_the_serving_role_can_change_only_rows(database: Database, statement: str) -> None:
     with psycopg.connect(database.app_url) as app:
         with pytest.raises((errors.InsufficientPrivilege, errors.FeatureNotSupported)):
             app.execute(statement)
@@ -203,7 +214,7 @@ def test_the_serving_role_changes_nothing_but_rows(database: Database, statement
         "delete from memberships",
     ],
 )
-def test_the_serving_role_has_no_more_than_the_operations_need(
+def test_the_serving_role_has_only_the_privileges_that_operations_need(
     database: Database, statement: str
 ) -> None:
     with psycopg.connect(database.app_url) as app:
@@ -212,21 +223,23 @@ def test_the_serving_role_has_no_more_than_the_operations_need(
         app.rollback()
 
 
-def test_a_foreign_row_and_an_absent_one_raise_the_same(app: Any, tables: Database) -> None:
-    """No statement tells whether another tenant's row exists."""
+def test_a_row_of_another_tenant_and_an_absent_row_raise_the_same_error(
+    app: Any, tables: Database
+) -> None:
+    """No statement reveals whether a row of another tenant exists."""
     bind(app, org_id=RIVAL)
-    texts = []
+    messages = []
     for org in (ACME, NEW):
-        with pytest.raises(errors.InsufficientPrivilege) as refusal, app.transaction():
+        with pytest.raises(errors.InsufficientPrivilege) as error, app.transaction():
             app.execute(INSERTS["projects"], (org,))
-        texts.append(str(refusal.value))
-    assert texts[0] == texts[1]
+        messages.append(str(error.value))
+    assert messages[0] == messages[1]
     for lock in ("for update", "for share"):
         query = f"select from projects where org_id = %s {lock}"
         assert app.execute(query, (ACME,)).rowcount == 0
 
 
-def test_the_tenants_predicate_is_answered_by_an_index(database: Database) -> None:
+def test_the_tenant_predicate_uses_an_index(database: Database) -> None:
     with psycopg.connect(database.app_url) as app:
         bind(app, org_id=ACME)
         app.execute("set local enable_seqscan = off")
@@ -239,27 +252,27 @@ def test_the_tenants_predicate_is_answered_by_an_index(database: Database) -> No
         app.rollback()
 
 
-def test_two_first_organizations_at_once_get_two_ids(service: Service) -> None:
+def test_concurrent_first_organizations_get_different_ids(service: Service) -> None:
     for attempt in range(5):
         with service.http() as http:
             signed_in = http.post("/auth/guest").json()
             bearer = {"Authorization": f"Bearer {signed_in['access_token']}"}
             with ThreadPoolExecutor(4) as pool:
-                answers = list(
+                responses = list(
                     pool.map(
                         lambda n: http.post("/orgs", json={"name": f"N{n}"}, headers=bearer),  # noqa: B023
                         range(4),
                     )
                 )
-            assert [a.status_code for a in answers] == [201] * 4, attempt
-            made = [a.json()["id"] for a in answers]
-            assert len(set(made)) == 4
-            assert made.count(signed_in["org_id"]) == 1
+            assert [response.status_code for response in responses] == [201] * 4, attempt
+            created = [response.json()["id"] for response in responses]
+            assert len(set(created)) == 4
+            assert created.count(signed_in["org_id"]) == 1
             listed = http.get("/orgs", headers=bearer).json()["items"]
-            assert sorted(o["id"] for o in listed) == sorted(made)
+            assert sorted(org["id"] for org in listed) == sorted(created)
 
 
-def test_an_id_that_was_used_is_never_taken_again(
+def test_an_organization_id_is_never_reused(
     service: Service, acme: Tenant, database: Database
 ) -> None:
     assert acme.http.delete(f"/orgs/{acme.org}").status_code == 204
@@ -271,7 +284,7 @@ def test_an_id_that_was_used_is_never_taken_again(
     assert acme.get(f"/orgs/{acme.org}").status_code == 404
 
 
-def test_guests_who_come_at_once_get_different_numbers(service: Service) -> None:
+def test_concurrent_guests_get_different_numbers(service: Service) -> None:
     with service.http() as http, ThreadPoolExecutor(10) as pool:
         guests = list(pool.map(lambda _: http.post("/auth/guest").json(), range(20)))
     assert len({guest["subject"] for guest in guests}) == 20

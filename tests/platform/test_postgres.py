@@ -1,4 +1,4 @@
-"""A server that is given to the tests is left as it was found."""
+"""The tests leave a PostgreSQL server that they are given (TEST_DATABASE_URL) unchanged."""
 
 import secrets
 from pathlib import Path
@@ -19,26 +19,26 @@ def databases(postgres: Postgres) -> set[str]:
         return {row[0] for row in superuser.execute("select datname from pg_database")}
 
 
-def test_a_server_that_is_given_keeps_its_databases_and_its_passwords(
+def test_a_given_server_keeps_its_databases_and_its_passwords(
     postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = postgres.database(migrated=False)
+    existing = postgres.database(migrated=False)
     before = databases(postgres)
     with psycopg.connect(postgres.superuser_url, autocommit=True) as superuser:
         name = f"covenant_test_{secrets.token_hex(4)}"
         superuser.execute(f"create role {name} superuser login password '{PASSWORD}'")
-    given = postgres.url("postgres", name, PASSWORD)
-    assert quote(PASSWORD, safe="") in given
-    monkeypatch.setenv("TEST_DATABASE_URL", given)
+    superuser_url = postgres.url("postgres", name, PASSWORD)
+    assert quote(PASSWORD, safe="") in superuser_url
+    monkeypatch.setenv("TEST_DATABASE_URL", superuser_url)
     try:
         with fix_postgres.server(tmp_path) as (kind, url):
             roles.make_roles(url, "another", "another")
-            made = Postgres(kind, url, "another", "another").database(migrated=False)
-            with psycopg.connect(made.owner_url):
-                assert databases(postgres) == before | {made.name}
+            created = Postgres(kind, url, "another", "another").database(migrated=False)
+            with psycopg.connect(created.owner_url):
+                assert databases(postgres) == before | {created.name}
     finally:
         with psycopg.connect(postgres.superuser_url, autocommit=True) as superuser:
             superuser.execute(f"drop role {name}")
     assert databases(postgres) == before
-    with psycopg.connect(kept.owner_url), psycopg.connect(kept.app_url):
+    with psycopg.connect(existing.owner_url), psycopg.connect(existing.app_url):
         pass

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from evidence.harness.processes import ROOT, free_port
-from tests.platform.fix_service import answers, until
+from tests.platform.fix_service import has_status, until
 from tests.platform.fix_tools import tool
 
 README = (ROOT / "README.md").read_text()
@@ -126,7 +126,7 @@ def running(terminal: Terminal, written: tuple[str, str]) -> Iterator[Terminal]:
         )
     try:
         url = f"http://127.0.0.1:{terminal.port}/ready"
-        until(lambda: answers(url) or process.poll() is not None, 60)
+        until(lambda: has_status(url) or process.poll() is not None, 60)
         assert process.poll() is None, log.read_text()
         yield terminal
     finally:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from evidence.fuzz import runner
-from tests.platform.fix_resources import NAMES, Desk
+from tests.platform.fix_resources import NAMES, ResourceService
 
 SEED, EXAMPLES, TIMEOUT_SECONDS = 20261123, 2, 180
 TENANT_PATHS = r"^/orgs/\{org_id\}/"  # the other paths are those of the shipped contract
@@ -15,10 +15,10 @@ TENANT_PATHS = r"^/orgs/\{org_id\}/"  # the other paths are those of the shipped
 def test_no_generated_case_fails_a_check(
     name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    desk: Desk = request.getfixturevalue(name)
+    resources: ResourceService = request.getfixturevalue(name)
     run = runner.run(
-        desk.service,
-        desk.contract,
+        resources.service,
+        resources.contract,
         tmp_path / "run",
         seed=SEED,
         examples=EXAMPLES,
@@ -28,6 +28,8 @@ def test_no_generated_case_fails_a_check(
     # It also warns of generated values that collide, which unique keys rightly reject.
     assert run.report["failures"] == run.report["errors"] == [], run.output
     assert run.report["stop_reason"] == "completed"
-    served = [o for o in desk.contract.operations.values() if o.tag in desk.contract.tables]
+    served = [
+        o for o in resources.contract.operations.values() if o.tag in resources.contract.tables
+    ]
     assert run.report["operations"]["tested"] == len(served)
     assert [o.id for o in served if not run.successes(f"{o.method.upper()} {o.path}")] == []

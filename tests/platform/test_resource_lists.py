@@ -1,40 +1,33 @@
-"""Walks through lists: filtered, sorted, while others come and go."""
+"""Lists of rows, page by page: filtered, sorted, and while rows are created and deleted."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.platform.fix_resources import Desk, Owner, owner
+from tests.platform.fix_resources import ResourceService, ResourceTenant, resource_tenant
 
 SORTS = ["", "priority", "-priority", "created_at", "-created_at", "subject", "due", "-due"]
 
 
 @pytest.fixture
-def acme(ticket_desk: Desk) -> Iterator[Owner]:
-    with owner(ticket_desk, "Acme") as made:
-        yield made
+def acme(ticket_desk: ResourceService) -> Iterator[ResourceTenant]:
+    with resource_tenant(ticket_desk, "Acme") as created:
+        yield created
 
 
-def ticket(acme: Owner, reference: str, **columns: Any) -> dict[str, Any]:
+def create_ticket(acme: ResourceTenant, reference: str, **columns: Any) -> dict[str, Any]:
     create = acme.contract.operations["tickets.create"]
     body = acme.body(create) | {"reference": reference, **columns}
     return acme.post(f"/orgs/{acme.org}/tickets", **body)
 
 
-def page(acme: Owner, **query: Any) -> dict[str, Any]:
-    answer = acme.get(f"/orgs/{acme.org}/tickets", **{k: v for k, v in query.items() if v})
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def many(acme: Owner, word: str, count: int) -> list[dict[str, Any]]:
-    """Make tickets of which several have the same value of each column, and some have none."""
+def create_tickets(acme: ResourceTenant, prefix: str, count: int) -> list[dict[str, Any]]:
+    """Create tickets some of which share a value of each column or have none."""
     return [
-        ticket(
+        create_ticket(
             acme,
-            f"{word}-{n}",
+            f"{prefix}-{n}",
             priority=1 + n % 3,
             subject="Zz\U0001f600é a"[n % 6],
             due=None if n % 4 == 0 else f"2026-01-0{1 + n % 2}T00:00:00.{n % 3}Z",
@@ -43,65 +36,73 @@ def many(acme: Owner, word: str, count: int) -> list[dict[str, Any]]:
     ]
 
 
+def get_page(acme: ResourceTenant, **query: Any) -> dict[str, Any]:
+    response = acme.get(f"/orgs/{acme.org}/tickets", **{k: v for k, v in query.items() if v})
+    assert response.status_code == 200, response.text
+    page: dict[str, Any] = response.json()
+    return page
+
+
 @pytest.mark.parametrize("sort", SORTS)
-def test_a_walk_meets_what_stays_exactly_once_whatever_comes_and_goes(
-    acme: Owner, sort: str
+def test_paging_returns_each_lasting_row_exactly_once_while_others_come_and_go(
+    acme: ResourceTenant, sort: str
 ) -> None:
-    staying = {made["id"] for made in many(acme, "ST", 12)}
-    passing = many(acme, "PA", 8)
-    seen: list[dict[str, Any]] = []
+    lasting = {ticket["id"] for ticket in create_tickets(acme, "LA", 12)}
+    temporary = create_tickets(acme, "TE", 8)
+    listed: list[dict[str, Any]] = []
     cursor = None
     for n in range(30):
-        found = page(acme, limit=3, sort=sort, cursor=cursor)
-        seen += found["items"]
-        # The row that the cursor stands on goes as well, when it is not one that stays.
-        gone = [t for t in passing if t["id"] == found["items"][-1]["id"]] or passing[:1]
-        for one in gone:
-            passing.remove(one)
-            acme.http.delete(f"/orgs/{acme.org}/tickets/{one['id']}")
-        ticket(acme, f"NE-{n}", priority=1 + n % 3, due=None if n % 2 else "2026-01-01T12:00:00Z")
-        cursor = found.get("next")
+        page = get_page(acme, limit=3, sort=sort, cursor=cursor)
+        listed += page["items"]
+        # Delete the row that the cursor points to when it is a temporary one.
+        deleted = [t for t in temporary if t["id"] == page["items"][-1]["id"]] or temporary[:1]
+        for ticket in deleted:
+            temporary.remove(ticket)
+            acme.http.delete(f"/orgs/{acme.org}/tickets/{ticket['id']}")
+        due = None if n % 2 else "2026-01-01T12:00:00Z"
+        create_ticket(acme, f"NE-{n}", priority=1 + n % 3, due=due)
+        cursor = page.get("next")
         if cursor is None:
             break
     assert cursor is None
-    met = [row["id"] for row in seen]
-    assert sorted(id for id in met if id in staying) == sorted(staying)
-    assert len(set(met)) == len(met)
-    _is_sorted(seen, sort)
+    listed_ids = [row["id"] for row in listed]
+    assert sorted(id for id in listed_ids if id in lasting) == sorted(lasting)
+    assert len(set(listed_ids)) == len(listed_ids)
+    _assert_sorted(listed, sort)
 
 
-def _is_sorted(rows: list[dict[str, Any]], sort: str) -> None:
+def _assert_sorted(rows: list[dict[str, Any]], sort: str) -> None:
     name = sort.removeprefix("-")
-    if name in ("priority", "due", "created_at"):  # text is sorted as the database collates it
+    if name in ("priority", "due", "created_at"):  # text is sorted by the database's collation
         keys = [(row[name] is None, row[name] or 0, row["id"]) for row in rows]
         assert keys == sorted(keys, reverse=sort.startswith("-"))
 
 
 @pytest.mark.parametrize("sort", SORTS)
-def test_every_size_of_page_shows_the_same_list(acme: Owner, sort: str) -> None:
-    many(acme, "TI", 7)
-    whole = page(acme, limit=100, sort=sort)["items"]
+def test_every_page_size_returns_the_same_list(acme: ResourceTenant, sort: str) -> None:
+    create_tickets(acme, "TI", 7)
+    complete = get_page(acme, limit=100, sort=sort)["items"]
     for limit in (1, 2, 7):
-        walked: list[dict[str, Any]] = []
+        listed: list[dict[str, Any]] = []
         cursor = None
         while True:
-            found = page(acme, limit=limit, sort=sort, cursor=cursor)
-            walked += found["items"]
-            cursor = found.get("next")
+            page = get_page(acme, limit=limit, sort=sort, cursor=cursor)
+            listed += page["items"]
+            cursor = page.get("next")
             if cursor is None:
                 break
-        assert walked == whole
+        assert listed == complete
 
 
-def test_filters_narrow_a_list_and_its_walk(acme: Owner) -> None:
-    many(acme, "FI", 6)
-    ticket(acme, "FC-1", status="closed", priority=2)
-    assert [t["reference"] for t in page(acme, status="closed")["items"]] == ["FC-1"]
-    assert page(acme, status="closed", priority=1) == {"items": []}
-    first = page(acme, priority=2, sort="-priority", limit=2)
-    second = page(acme, priority=2, sort="-priority", limit=2, cursor=first["next"])
-    found = [t["reference"] for t in first["items"] + second["items"]]
-    assert found == ["FC-1", "FI-4", "FI-1"]
+def test_filters_apply_to_every_page_of_a_list(acme: ResourceTenant) -> None:
+    create_tickets(acme, "FI", 6)
+    create_ticket(acme, "FC-1", status="closed", priority=2)
+    assert [t["reference"] for t in get_page(acme, status="closed")["items"]] == ["FC-1"]
+    assert get_page(acme, status="closed", priority=1) == {"items": []}
+    first = get_page(acme, priority=2, sort="-priority", limit=2)
+    second = get_page(acme, priority=2, sort="-priority", limit=2, cursor=first["next"])
+    references = [t["reference"] for t in first["items"] + second["items"]]
+    assert references == ["FC-1", "FI-4", "FI-1"]
 
 
 @pytest.mark.parametrize(
@@ -117,27 +118,27 @@ def test_filters_narrow_a_list_and_its_walk(acme: Owner) -> None:
         ({"cursor": "WyJwcmlvcml0eSIsMSwyXQ" + "A" * 10, "sort": "priority"}, "/cursor"),
     ],
 )
-def test_what_is_not_declared_and_what_no_page_gave_is_refused(
-    acme: Owner, query: dict[str, str], pointer: str
+def test_an_undeclared_parameter_and_an_unknown_cursor_are_rejected(
+    acme: ResourceTenant, query: dict[str, str], pointer: str
 ) -> None:
-    answer = acme.get(f"/orgs/{acme.org}/tickets", **query)
-    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-request")
-    assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
+    response = acme.get(f"/orgs/{acme.org}/tickets", **query)
+    assert (response.status_code, response.json()["code"]) == (400, "invalid-request")
+    assert [error["pointer"] for error in response.json()["errors"]] == [pointer]
 
 
-def test_a_cursor_goes_on_in_its_own_order_and_in_no_other(acme: Owner) -> None:
-    many(acme, "OR", 3)
-    first = page(acme, sort="-priority", limit=1)
-    follows = page(acme, sort="-priority", cursor=first["next"])
-    assert page(acme, cursor=first["next"]) == follows
+def test_a_cursor_continues_in_its_own_order_only(acme: ResourceTenant) -> None:
+    create_tickets(acme, "OR", 3)
+    cursor = get_page(acme, sort="-priority", limit=1)["next"]
+    second = get_page(acme, sort="-priority", cursor=cursor)
+    assert get_page(acme, cursor=cursor) == second
     for sort in ("priority", "subject"):
-        query = {"cursor": first["next"], "sort": sort}
+        query = {"cursor": cursor, "sort": sort}
         assert acme.get(f"/orgs/{acme.org}/tickets", **query).status_code == 400
 
 
-def test_a_cursor_whose_value_was_forged_is_refused(acme: Owner) -> None:
-    many(acme, "VA", 2)
+def test_a_cursor_with_a_forged_value_is_rejected(acme: ResourceTenant) -> None:
+    create_tickets(acme, "VA", 2)
     forged = "WyJwcmlvcml0eSIsIngiLCIwMTlhYjJmNS0wM2Q4LTdjNmItOGE0MS02ZTBmOWQyYzdiMzUiXQ"
-    answer = acme.get(f"/orgs/{acme.org}/tickets", sort="priority", cursor=forged)
-    assert answer.status_code == 400
-    assert answer.json()["errors"][0]["pointer"] == "/cursor"
+    response = acme.get(f"/orgs/{acme.org}/tickets", sort="priority", cursor=forged)
+    assert response.status_code == 400
+    assert response.json()["errors"][0]["pointer"] == "/cursor"

@@ -1,31 +1,36 @@
-"""Values at the edges of every type, to the database and back."""
+"""Boundary values of every type survive the round trip to the database."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.platform.fix_resources import Desk, Owner, owner
+from tests.platform.fix_resources import ResourceService, ResourceTenant, resource_tenant
 
 PATH = "/orgs/{}/samples/{}"
+JSON = {"Content-Type": "application/json"}
 
 
 @pytest.fixture(scope="module")
-def acme(every_type: Desk) -> Iterator[Owner]:
-    with owner(every_type, "Acme") as made:
-        yield made
+def acme(every_type: ResourceService) -> Iterator[ResourceTenant]:
+    with resource_tenant(every_type, "Acme") as created:
+        yield created
 
 
-def patched(acme: Owner, name: str, text: str) -> Any:
-    """Send a member as this JSON, and return what is answered then."""
+def patch_text(acme: ResourceTenant, text: str) -> httpx.Response:
+    """Patch the sample with a body of exactly this text."""
     path = PATH.format(acme.org, acme.id("samples"))
-    content = f'{{"{name}": {text}}}'.encode()
-    sent = {"content": content, "headers": {"Content-Type": "application/json"}}
-    answer = acme.http.patch(path, **sent)
-    assert answer.status_code == 200, answer.text
-    assert acme.get(path).text == answer.text
-    return answer.json()[name]
+    return acme.http.patch(path, content=text.encode(), headers=JSON)
+
+
+def patch(acme: ResourceTenant, name: str, text: str) -> Any:
+    """Set a member to this JSON text, and return its value in the response."""
+    response = patch_text(acme, f'{{"{name}": {text}}}')
+    assert response.status_code == 200, response.text
+    assert acme.get(PATH.format(acme.org, acme.id("samples"))).text == response.text
+    return response.json()[name]
 
 
 @pytest.mark.parametrize(
@@ -61,18 +66,18 @@ def patched(acme: Owner, name: str, text: str) -> Any:
         ("text_or_null", "null"),
     ],
 )
-def test_a_value_comes_back_as_it_was_sent(acme: Owner, name: str, text: str) -> None:
-    came = patched(acme, name, text)
+def test_a_value_is_returned_as_it_was_sent(acme: ResourceTenant, name: str, text: str) -> None:
+    returned = patch(acme, name, text)
     if name == "uid":
         text = text.lower()
-    if name == "mapping":  # a merge: what was there stays
-        assert json.loads(text).items() <= came.items()
+    if name == "mapping":  # merged into the stored object
+        assert json.loads(text).items() <= returned.items()
         return
-    assert came == json.loads(text)
+    assert returned == json.loads(text)
 
 
 @pytest.mark.parametrize(
-    ("sent", "came"),
+    ("sent", "returned"),
     [
         ("2016-12-31T23:59:60Z", "2017-01-01T00:00:00+00:00"),
         ("2017-01-01T00:59:60.5+01:00", "2017-01-01T00:00:00.5+00:00"),
@@ -84,8 +89,8 @@ def test_a_value_comes_back_as_it_was_sent(acme: Owner, name: str, text: str) ->
         ("1800-01-01T00:00:00-00:00", "1800-01-01T00:00:00+00:00"),
     ],
 )
-def test_a_time_comes_back_in_utc(acme: Owner, sent: str, came: str) -> None:
-    assert patched(acme, "moment", json.dumps(sent)) == came
+def test_a_time_is_returned_in_utc(acme: ResourceTenant, sent: str, returned: str) -> None:
+    assert patch(acme, "moment", json.dumps(sent)) == returned
 
 
 @pytest.mark.parametrize(
@@ -98,15 +103,15 @@ def test_a_time_comes_back_in_utc(acme: Owner, sent: str, came: str) -> None:
         ("day", "0000-01-01"),
     ],
 )
-def test_a_time_that_no_answer_could_hold_is_refused_by_name(
-    acme: Owner, name: str, value: str
+def test_a_time_outside_the_years_1_to_9999_is_rejected_by_name(
+    acme: ResourceTenant, name: str, value: str
 ) -> None:
     path = PATH.format(acme.org, acme.id("samples"))
-    answer = acme.http.patch(path, json={name: value})
-    assert answer.status_code == 400
-    [fault] = answer.json()["errors"]
-    assert fault["pointer"] == f"/{name}"
-    assert "of the years 1 to 9999" in fault["detail"]
+    response = acme.http.patch(path, json={name: value})
+    assert response.status_code == 400
+    [error] = response.json()["errors"]
+    assert error["pointer"] == f"/{name}"
+    assert "in the years 1 to 9999" in error["detail"]
 
 
 @pytest.mark.parametrize(
@@ -128,14 +133,14 @@ def test_a_time_that_no_answer_could_hold_is_refused_by_name(
         '{"created_at": "2026-01-01T00:00:00Z"}',
     ],
 )
-def test_what_no_column_holds_is_refused(acme: Owner, text: str) -> None:
-    path = PATH.format(acme.org, acme.id("samples"))
-    sent = {"content": text.encode(), "headers": {"Content-Type": "application/json"}}
-    answer = acme.http.patch(path, **sent)
-    assert (answer.status_code, answer.json()["code"]) == (400, "invalid-request")
+def test_a_value_that_no_column_can_store_is_rejected(acme: ResourceTenant, text: str) -> None:
+    response = patch_text(acme, text)
+    assert (response.status_code, response.json()["code"]) == (400, "invalid-request")
 
 
-def test_defaults_fill_what_was_not_sent_and_what_may_be_absent_is_absent(acme: Owner) -> None:
+def test_columns_that_are_not_sent_have_their_default_or_are_absent(
+    acme: ResourceTenant,
+) -> None:
     create = acme.contract.operations["samples.create"]
     body = acme.body(create)
     columns = acme.contract.tables["samples"].columns
@@ -143,17 +148,17 @@ def test_defaults_fill_what_was_not_sent_and_what_may_be_absent_is_absent(acme: 
     optional = [c.name for c in columns if not c.required]
     for name in [*defaults, *optional]:
         body.pop(name, None)
-    made = acme.post(acme.path(create), **body | {"uid": acme.org, "order": 9})
-    wanted = defaults | {"order": 9, "moment_by_default": "2026-11-23T11:00:00+00:00"}
-    assert wanted.items() <= {k: v for k, v in made.items() if k in wanted}.items()
-    assert {name: made.get(name, "absent") for name in optional} == {
+    row = acme.post(acme.path(create), **body | {"uid": acme.org, "order": 9})
+    expected = defaults | {"order": 9, "moment_by_default": "2026-11-23T11:00:00+00:00"}
+    assert expected.items() <= {k: v for k, v in row.items() if k in expected}.items()
+    assert {name: row.get(name, "absent") for name in optional} == {
         name: None if name.endswith("_or_null") else "absent" for name in optional
     }
 
 
-def test_an_object_that_is_stored_answers_with_its_names_sorted_by_length(acme: Owner) -> None:
-    """As jsonb has it: JSON's objects have no order (RFC 8259 section 4)."""
-    put = acme.contract.operations["samples.replace"]
-    body = acme.body(put) | {"mapping": {"ccc": 1, "bb": 2, "a": 3}}
-    answer = acme.http.put(acme.path(put), json=body)
-    assert list(answer.json()["mapping"]) == ["a", "bb", "ccc"]
+def test_the_names_of_a_stored_object_are_returned_sorted_by_length(acme: ResourceTenant) -> None:
+    """jsonb stores them so; objects in JSON are unordered (RFC 8259 section 4)."""
+    replace = acme.contract.operations["samples.replace"]
+    body = acme.body(replace) | {"mapping": {"ccc": 1, "bb": 2, "a": 3}}
+    response = acme.http.put(acme.path(replace), json=body)
+    assert list(response.json()["mapping"]) == ["a", "bb", "ccc"]

@@ -1,71 +1,77 @@
-"""Resources that need no code: each contract of tests/contracts/resources/, over HTTP."""
+"""Resources without code: each contract of tests/platform/contracts/resources/, over HTTP."""
 
 from collections.abc import Iterator
 from typing import Any
 
+import httpx
 import pytest
 
 from db import ids
 from openapi.contract import Operation
-from tests.platform.fix_resources import NAMES, Desk, Owner, owner
+from tests.platform.fix_resources import NAMES, ResourceService, ResourceTenant, resource_tenant
 
-ORDER = ("create", "get", "list", "replace", "update", "delete")
+VERB_ORDER = ("create", "get", "list", "replace", "update", "delete")
+NOT_FOUND = (404, "not-found")
 
 
 @pytest.fixture(params=NAMES)
-def desk(request: pytest.FixtureRequest) -> Desk:
-    made: Desk = request.getfixturevalue(request.param)
-    return made
+def resources(request: pytest.FixtureRequest) -> ResourceService:
+    running: ResourceService = request.getfixturevalue(request.param)
+    return running
 
 
 @pytest.fixture
-def acme(desk: Desk) -> Iterator[Owner]:
-    with owner(desk, "Acme") as made:
-        yield made
+def acme(resources: ResourceService) -> Iterator[ResourceTenant]:
+    with resource_tenant(resources, "Acme") as created:
+        yield created
 
 
 @pytest.fixture
-def rival(desk: Desk) -> Iterator[Owner]:
-    with owner(desk, "Rival") as made:
-        yield made
+def rival(resources: ResourceService) -> Iterator[ResourceTenant]:
+    with resource_tenant(resources, "Rival") as created:
+        yield created
 
 
-def operations(desk: Desk) -> list[Operation]:
-    """Operations on tables; what others refer to is made first and deleted last."""
-    found = [o for o in desk.contract.operations.values() if o.tag in desk.contract.tables]
-    tables = list(desk.contract.tables)
-    deletes = [o for o in found if o.verb == "delete"]
-    others = [o for o in found if o.verb != "delete"]
+def operations(resources: ResourceService) -> list[Operation]:
+    """Return the operations on tables: referenced tables come first, and are deleted last."""
+    tables = list(resources.contract.tables)
+    on_tables = [o for o in resources.contract.operations.values() if o.tag in tables]
+    deletes = [o for o in on_tables if o.verb == "delete"]
+    others = [o for o in on_tables if o.verb != "delete"]
     return [
-        *sorted(others, key=lambda o: (tables.index(o.tag), ORDER.index(o.verb))),
+        *sorted(others, key=lambda o: (tables.index(o.tag), VERB_ORDER.index(o.verb))),
         *sorted(deletes, key=lambda o: -tables.index(o.tag)),
     ]
 
 
-def test_every_operation_of_every_table_works_without_code(desk: Desk, acme: Owner) -> None:
-    for operation in operations(desk):
+def test_every_operation_of_every_table_works_without_code(
+    resources: ResourceService, acme: ResourceTenant
+) -> None:
+    for operation in operations(resources):
         path, row = acme.path(operation), acme.row(operation.tag)
         body = acme.body(operation) if operation.body else None
         match operation.verb:
             case "create":
-                assert _holds(row, acme.body(operation))
+                assert _contains(row, acme.body(operation))
             case "get":
                 assert acme.get(path).json() == row
             case "list":
-                _lists(acme, operation, path, row)
+                _assert_listed(acme, operation, path, row)
             case "replace" | "update":
-                answer = acme.http.request(operation.method, path, json=body)
-                assert answer.status_code == 200, answer.text
-                assert acme.get(path).json() == answer.json()
-                assert _holds(answer.json(), body)
-                acme.rows[operation.tag] = answer.json()
+                response = acme.http.request(operation.method, path, json=body)
+                assert response.status_code == 200, response.text
+                assert acme.get(path).json() == response.json()
+                assert _contains(response.json(), body)
+                acme.rows[operation.tag] = response.json()
             case "delete":
                 assert acme.http.delete(path).status_code == 204
                 assert acme.http.delete(path).status_code == 404
                 assert acme.get(path).status_code == 404
 
 
-def _lists(acme: Owner, operation: Operation, path: str, row: dict[str, Any]) -> None:
+def _assert_listed(
+    acme: ResourceTenant, operation: Operation, path: str, row: dict[str, Any]
+) -> None:
     assert acme.get(path).json()["items"] == [row]
     query = {p["name"]: p["schema"] for p in operation.parameters if p["in"] == "query"}
     for value in query.get("sort", {}).get("enum", ()):
@@ -75,51 +81,50 @@ def _lists(acme: Owner, operation: Operation, path: str, row: dict[str, Any]) ->
         assert acme.get(path, **{name: value}).json()["items"] == [row], name
 
 
-def test_what_is_anothers_answers_in_every_operation_as_what_is_absent(
-    desk: Desk, acme: Owner, rival: Owner
+def test_every_operation_treats_another_tenants_row_as_missing(
+    resources: ResourceService, acme: ResourceTenant, rival: ResourceTenant
 ) -> None:
-    for operation in operations(desk):
+    for operation in operations(resources):
         acme.row(operation.tag)
         rival.row(operation.tag)
-    for operation in operations(desk):
+    for operation in operations(resources):
         body = rival.body(operation) if operation.body else None
-        for org, none in ((acme.org, ids.new()), (rival.org, rival.org)):
+        for org, missing_org in ((acme.org, ids.new()), (rival.org, rival.org)):
             foreign = acme.path(operation).replace(acme.org, org)
-            absent = acme.path(operation, lambda table: ids.new()).replace(acme.org, none)
+            missing = acme.path(operation, lambda _: ids.new()).replace(acme.org, missing_org)
             if foreign.count("/") > 3 or org == acme.org:
-                answers = [
+                responses = [
                     rival.http.request(operation.method, path, json=body)
-                    for path in (foreign, absent)
+                    for path in (foreign, missing)
                 ]
-                assert _plain(answers[0]) == _plain(answers[1]) == (404, "not-found"), foreign
-    for operation in operations(desk):
+                assert [_outcome(response) for response in responses] == [NOT_FOUND] * 2, foreign
+    for operation in operations(resources):
         if operation.verb == "get":
             assert acme.get(acme.path(operation)).json() == acme.row(operation.tag)
 
 
-def test_a_reference_to_anothers_row_answers_as_one_to_none(
-    desk: Desk, acme: Owner, rival: Owner
+def test_a_reference_to_another_tenants_row_is_a_reference_to_a_missing_row(
+    resources: ResourceService, acme: ResourceTenant, rival: ResourceTenant
 ) -> None:
-    for operation in operations(desk):
+    for operation in operations(resources):
         body = acme.body(operation, acme.id) if operation.body else None
-        if body is None or body == acme.body(operation, lambda table: "absent"):
-            continue
+        if body is None or body == acme.body(operation, lambda _: "missing"):
+            continue  # no references
         path = rival.path(operation)
-        answers = [
+        foreign, missing = (
             rival.http.request(operation.method, path, json=rival.body(operation, id_of))
-            for id_of in (acme.id, lambda table: ids.new())
-        ]
-        assert _plain(answers[0]) == _plain(answers[1]) == (404, "not-found")
-        faults = [answer.json()["errors"] for answer in answers]
-        assert faults[0] == faults[1]
-        assert faults[0][0]["pointer"].removeprefix("/") in body
+            for id_of in (acme.id, lambda _: ids.new())
+        )
+        assert _outcome(foreign) == _outcome(missing) == NOT_FOUND
+        assert foreign.json()["errors"] == missing.json()["errors"]
+        assert foreign.json()["errors"][0]["pointer"].removeprefix("/") in body
 
 
-def _plain(answer: Any) -> tuple[int, str]:
-    return answer.status_code, answer.json().get("code")
+def _outcome(response: httpx.Response) -> tuple[int, str | None]:
+    return response.status_code, response.json().get("code")
 
 
-def _holds(row: dict[str, Any], sent: dict[str, Any] | None) -> bool:
+def _contains(row: dict[str, Any], sent: dict[str, Any] | None) -> bool:
     return all(_utc(row[name]) == _utc(value) for name, value in (sent or {}).items())
 
 

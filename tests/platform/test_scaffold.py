@@ -316,8 +316,8 @@ def test_the_prose_in_the_contract_is_english(file: Path) -> None:
     }
     path_item = loaded.document["paths"]["/orgs/{org_id}/order_items"]
     assert " ".join(path_item["post"]["description"].split()) == (
-        "Creates an order item in the organization that the token is bound to. Within it, `title`"
-        " must be unique. Within it, the combination of `due` and `title` must be unique."
+        "Within an organization, `title` must be unique."
+        " Within an organization, the combination of `due` and `title` must be unique."
     )
     assert (
         path_item["get"]["parameters"][2]["description"]

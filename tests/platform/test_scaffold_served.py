@@ -13,7 +13,7 @@ from openapi import contract
 from openapi.contract import Operation
 from tests.platform.fix_planner import database_of
 from tests.platform.fix_postgres import Postgres
-from tests.platform.fix_resources import Desk, Owner, owner
+from tests.platform.fix_resources import ResourceService, ResourceTenant, resource_tenant
 from tests.platform.fix_service import serving
 from tests.platform.test_scaffold import EVERY, INTERNAL_NAMES, TASKS
 
@@ -30,7 +30,9 @@ RESOURCES = {
 
 
 @pytest.fixture(scope="module")
-def desk(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+def resources(
+    postgres: Postgres, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ResourceService]:
     """The service of the shipped contract with all RESOURCES."""
     folder = tmp_path_factory.mktemp("scaffold")
     file = Path(shutil.copy(contract.DEFAULT, folder / "openapi.yaml"))
@@ -40,39 +42,41 @@ def desk(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     database = database_of(postgres, file, folder)
     command = ("-m", "tests.platform.app_with_contract")
     with serving(folder, database.app_url, command=command, CONTRACT=str(file)) as service:
-        yield Desk(service, contract.load(file), database)
+        yield ResourceService(service, contract.load(file), database)
 
 
 @pytest.fixture
-def acme(desk: Desk) -> Iterator[Owner]:
-    with owner(desk, "Acme") as tenant:
+def acme(resources: ResourceService) -> Iterator[ResourceTenant]:
+    with resource_tenant(resources, "Acme") as tenant:
         yield tenant
 
 
 @pytest.fixture
-def rival(desk: Desk) -> Iterator[Owner]:
-    with owner(desk, "Rival") as tenant:
+def rival(resources: ResourceService) -> Iterator[ResourceTenant]:
+    with resource_tenant(resources, "Rival") as tenant:
         yield tenant
 
 
-def operations(desk: Desk) -> list[Operation]:
+def operations(resources: ResourceService) -> list[Operation]:
     """Return the operations of RESOURCES such that rows exist when they are called.
 
     Deletions come last, those of referencing tables first.
     """
-    added = [o for o in desk.contract.operations.values() if o.tag in RESOURCES]
-    deletions = [desk.contract.operations[f"{tag}.delete"] for tag in reversed(RESOURCES)]
+    added = [o for o in resources.contract.operations.values() if o.tag in RESOURCES]
+    deletions = [resources.contract.operations[f"{tag}.delete"] for tag in reversed(RESOURCES)]
     return [o for o in added if o.verb != "delete"] + deletions
 
 
-def call(caller: Owner, operation: Operation, tenant: Owner) -> Any:
+def call(caller: ResourceTenant, operation: Operation, tenant: ResourceTenant) -> Any:
     """Return the response to one tenant that calls an operation on the rows of another."""
     body = tenant.body(operation) if operation.body else None
     return caller.http.request(operation.method, tenant.path(operation), json=body)
 
 
-def test_every_operation_works_with_its_example(desk: Desk, acme: Owner) -> None:
-    for operation in operations(desk):
+def test_every_operation_works_with_its_example(
+    resources: ResourceService, acme: ResourceTenant
+) -> None:
+    for operation in operations(resources):
         if operation.verb == "create":
             assert acme.row(operation.tag).keys() > acme.body(operation).keys()
         else:
@@ -80,16 +84,18 @@ def test_every_operation_works_with_its_example(desk: Desk, acme: Owner) -> None
             assert response.status_code in (200, 204), f"{operation.id}: {response.text}"
 
 
-def test_no_operation_works_for_another_tenant(desk: Desk, acme: Owner, rival: Owner) -> None:
-    for operation in operations(desk):
+def test_no_operation_works_for_another_tenant(
+    resources: ResourceService, acme: ResourceTenant, rival: ResourceTenant
+) -> None:
+    for operation in operations(resources):
         response = call(rival, operation, acme)
         assert response.status_code == 404, f"{operation.id}: {response.text}"
     for table in RESOURCES:
-        get = desk.contract.operations[f"{table}.get"]
+        get = resources.contract.operations[f"{table}.get"]
         assert acme.get(acme.path(get)).json() == acme.row(table)
 
 
-def test_omitted_properties_get_their_default_or_null(acme: Owner) -> None:
+def test_omitted_properties_get_their_default_or_null(acme: ResourceTenant) -> None:
     tasks = f"/orgs/{acme.org}/tasks"
     task = acme.post(tasks, title="Write")
     assert (task["done"], task["due"]) == (False, None)
@@ -103,7 +109,7 @@ def test_omitted_properties_get_their_default_or_null(acme: Owner) -> None:
 
 
 def test_references_stay_within_the_tenant_and_follow_their_delete_rule(
-    acme: Owner, rival: Owner
+    acme: ResourceTenant, rival: ResourceTenant
 ) -> None:
     task, other = acme.post(f"/orgs/{acme.org}/tasks", title="A"), acme.row("tasks")
     notes = f"/orgs/{acme.org}/notes"

@@ -1,4 +1,4 @@
-"""The environment of the service: what is refused, by name, all at once, and before it serves."""
+"""Settings: every malformed, missing or misspelled one is reported by name before the start."""
 
 import os
 import socket
@@ -19,12 +19,12 @@ URL = f"postgresql://covenant_app:{SECRET}@127.0.0.1:1/covenant"
 GOOD = {"DATABASE_URL": URL, "KEYS_DIR": "/keys"}
 
 
-def refusal(**environment: str) -> list[str]:
-    """Return the lines with which an environment is refused."""
-    with pytest.raises(SettingsError) as refused:
+def load_errors(**environment: str) -> list[str]:
+    """Return the lines of the error for the good settings with these changes."""
+    with pytest.raises(SettingsError) as error:
         settings.load({**GOOD, **environment})
-    assert SECRET not in str(refused.value)
-    return str(refused.value).splitlines()
+    assert SECRET not in str(error.value)
+    return str(error.value).splitlines()
 
 
 @pytest.mark.parametrize(
@@ -59,14 +59,15 @@ def refusal(**environment: str) -> list[str]:
         ],
     ],
 )
-def test_a_malformed_setting_is_refused_by_name(name: str, value: str) -> None:
-    lines = refusal(**{name: value})
-    assert [line.split(":")[0] for line in lines] == [name]
-    assert value not in lines[0].split(":", 1)[1].split(" such as ")[0] or len(value) < 4
+def test_a_malformed_setting_is_rejected_by_name(name: str, value: str) -> None:
+    [line] = load_errors(**{name: value})
+    setting, _, message = line.partition(":")
+    assert setting == name
+    assert value not in message.split(" such as ")[0] or len(value) < 4
 
 
 @pytest.mark.parametrize(
-    ("misspelt", "meant"),
+    ("misspelled", "intended"),
     [
         ("DATABASE_URI", "DATABASE_URL"),
         ("KEY_DIR", "KEYS_DIR"),
@@ -81,16 +82,17 @@ def test_a_malformed_setting_is_refused_by_name(name: str, value: str) -> None:
         ("Keys_Dir", "KEYS_DIR"),
     ],
 )
-def test_a_setting_that_is_almost_spelt_right_is_refused(misspelt: str, meant: str) -> None:
-    assert refusal(**{misspelt: SECRET}) == [f"{misspelt}: unknown; did you mean {meant}?"]
+def test_a_misspelled_setting_is_rejected(misspelled: str, intended: str) -> None:
+    message = f"{misspelled}: unknown setting; did you mean {intended}?"
+    assert load_errors(**{misspelled: SECRET}) == [message]
 
 
-def test_an_environment_holds_much_that_is_not_ours() -> None:
+def test_other_environment_variables_are_ignored() -> None:
     for name in ("PATH", "HOSTNAME", "PORTAL", "LANGUAGE", "PGHOST", "TEST_DATABASE_URL", "host"):
         assert settings.load({**GOOD, name: "x"}).port == 8080
 
 
-def test_a_setting_that_is_empty_is_not_given() -> None:
+def test_an_empty_setting_has_its_default() -> None:
     read = settings.load({**GOOD, "PORT": "", "CORS_ORIGINS": "", "GUEST_LIMIT": "", "HOST": ""})
     assert (read.port, read.host, read.cors_origins, read.guest_limit) == (
         8080,
@@ -100,10 +102,10 @@ def test_a_setting_that_is_empty_is_not_given() -> None:
     )
 
 
-def test_everything_that_is_missing_or_wrong_is_said_at_once() -> None:
-    with pytest.raises(SettingsError) as refused:
+def test_all_errors_are_reported_at_once() -> None:
+    with pytest.raises(SettingsError) as error:
         settings.load({"PORT": "x", "LOG_FORMAT": "xml", "KEY_DIR": "/keys"})
-    assert [line.partition(":")[0] for line in str(refused.value).splitlines()] == [
+    assert [line.partition(":")[0] for line in str(error.value).splitlines()] == [
         "DATABASE_URL",
         "KEYS_DIR",
         "KEY_DIR",
@@ -112,7 +114,7 @@ def test_everything_that_is_missing_or_wrong_is_said_at_once() -> None:
     ]
 
 
-def test_the_url_of_the_database_may_be_in_a_file(tmp_path: Path) -> None:
+def test_the_database_url_may_be_in_a_file(tmp_path: Path) -> None:
     file = tmp_path / "url"
     file.write_text(f"{URL}\n")
     read = settings.load({"DATABASE_URL_FILE": str(file), "KEYS_DIR": "/keys"})
@@ -125,41 +127,40 @@ def test_the_url_of_the_database_may_be_in_a_file(tmp_path: Path) -> None:
     [
         (None, "cannot read "),
         (b"\xff", "cannot read "),
-        (b"", "is not a URL such as "),
-        (f"mysql://a:{SECRET}@b/c".encode(), "is not a URL such as "),
+        (b"", "must be a URL such as "),
+        (f"mysql://a:{SECRET}@b/c".encode(), "must be a URL such as "),
         (f"postgresql://a:{SECRET}@b:notaport/c?no=1".encode(), "is not a URL that libpq"),
     ],
 )
-def test_a_file_without_a_url_is_refused(
+def test_a_file_without_a_database_url_is_rejected(
     tmp_path: Path, content: bytes | None, reason: str
 ) -> None:
     file = tmp_path / "url"
     if content is not None:
         file.write_bytes(content)
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(SettingsError) as error:
         settings.load({"DATABASE_URL_FILE": str(file), "KEYS_DIR": "/keys"})
-    (line,) = str(refused.value).splitlines()
+    [line] = str(error.value).splitlines()
     assert line.startswith(f"DATABASE_URL_FILE: {reason}")
     assert SECRET not in line
 
 
-def test_two_urls_of_the_database_are_refused(tmp_path: Path) -> None:
+def test_the_database_url_must_not_be_set_twice(tmp_path: Path) -> None:
     (tmp_path / "url").write_text(URL)
-    with pytest.raises(SettingsError, match="is given, and so is DATABASE_URL"):
+    with pytest.raises(SettingsError, match="set DATABASE_URL or DATABASE_URL_FILE, not both"):
         settings.load({**GOOD, "DATABASE_URL_FILE": str(tmp_path / "url")})
 
 
-def test_settings_do_not_change_and_do_not_tell_their_secrets() -> None:
+def test_settings_are_frozen_and_their_representation_contains_no_secret() -> None:
     read = settings.load(GOOD)
     assert SECRET not in repr(read)
     with pytest.raises(ValueError, match="frozen"):
         read.port = 1
 
 
-def run(command: str = "serve", **environment: str) -> tuple[int, list[str], float]:
-    """Run a command of the service that cannot start: (exit code, its lines, seconds)."""
+def run(command: str = "serve", **environment: str) -> tuple[int, list[str]]:
+    """Run a command that must fail; return its exit code and its output."""
     clean = {k: v for k, v in os.environ.items() if k not in (*GOOD, "MIGRATION_DATABASE_URL")}
-    begun = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-m", "service", command],
         cwd=ROOT,
@@ -170,11 +171,11 @@ def run(command: str = "serve", **environment: str) -> tuple[int, list[str], flo
         check=False,
     )
     assert SECRET not in done.stdout + done.stderr
-    return done.returncode, (done.stdout + done.stderr).splitlines(), time.monotonic() - begun
+    return done.returncode, (done.stdout + done.stderr).splitlines()
 
 
-def test_the_service_exits_with_every_reason_a_line_each() -> None:
-    code, lines, _ = run(DATABASE_URL=f"mysql://{SECRET}", PORT="x", CORS_ORIGIN=SECRET)
+def test_the_service_exits_with_one_line_per_error() -> None:
+    code, lines = run(DATABASE_URL=f"mysql://{SECRET}", PORT="x", CORS_ORIGIN=SECRET)
     assert code == 1
     assert [line.partition(":")[0] for line in lines] == [
         "CORS_ORIGIN",
@@ -184,37 +185,37 @@ def test_the_service_exits_with_every_reason_a_line_each() -> None:
     ]
 
 
-def test_the_serving_process_refuses_the_owners_password(tmp_path: Path) -> None:
+def test_the_serving_process_rejects_the_owners_password(tmp_path: Path) -> None:
     keys.create_key(tmp_path, time.time())
-    code, lines, _ = run(DATABASE_URL=URL, KEYS_DIR=str(tmp_path), MIGRATION_DATABASE_URL=URL)
+    code, lines = run(DATABASE_URL=URL, KEYS_DIR=str(tmp_path), MIGRATION_DATABASE_URL=URL)
     assert code == 1
-    assert lines == ["MIGRATION_DATABASE_URL: the owner's password is not for the serving process"]
+    assert lines == ["MIGRATION_DATABASE_URL: must not be set for the serving process"]
 
 
-def test_there_is_no_default_key(tmp_path: Path) -> None:
-    code, lines, _ = run(DATABASE_URL=URL, KEYS_DIR=str(tmp_path))
-    assert (code, lines) == (1, [f"no key in {tmp_path}"])
+def test_there_is_no_default_signing_key(tmp_path: Path) -> None:
+    code, lines = run(DATABASE_URL=URL, KEYS_DIR=str(tmp_path))
+    assert (code, lines) == (1, [f"there is no key in {tmp_path}"])
 
 
-def test_a_port_that_is_taken_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_port_that_is_in_use_is_reported_in_one_line(tmp_path: Path) -> None:
     keys.create_key(tmp_path, time.time())
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-        code, lines, _ = run(DATABASE_URL=URL, KEYS_DIR=str(tmp_path), PORT=str(port))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        code, lines = run(DATABASE_URL=URL, KEYS_DIR=str(tmp_path), PORT=str(port))
     reason = f"PORT: cannot listen on 127.0.0.1:{port}: Address already in use"
     assert (code, lines) == (1, [reason])
 
 
 @pytest.mark.parametrize("host", ["x" * 300, "192.0.2.1"])
-def test_a_host_that_is_not_here_is_told_in_one_line(tmp_path: Path, host: str) -> None:
+def test_a_host_that_is_not_local_is_reported_in_one_line(tmp_path: Path, host: str) -> None:
     keys.create_key(tmp_path, time.time())
-    code, lines, _ = run(DATABASE_URL=URL, KEYS_DIR=str(tmp_path), HOST=host)
+    code, lines = run(DATABASE_URL=URL, KEYS_DIR=str(tmp_path), HOST=host)
     assert code == 1
     assert len(lines) == 1
     assert "cannot listen on" in lines[0]
 
 
-def test_a_command_that_is_not_there_is_told_in_one_line() -> None:
-    code, lines, _ = run("nonsense")
+def test_an_unknown_command_is_reported_in_one_line() -> None:
+    code, lines = run("nonsense")
     assert (code, len(lines)) == (2, 1)
     assert lines[0].startswith("usage: python -m service serve")

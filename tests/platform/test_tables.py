@@ -275,7 +275,7 @@ def test_every_reserved_keyword_is_quoted(database: Database) -> None:
 def test_a_pattern_is_translated_for_postgresql_or_checked_by_the_service_alone(
     pattern: str, expected: str | None
 ) -> None:
-    assert regex_translation.pattern_of(pattern) == expected
+    assert regex_translation.to_postgres(pattern) == expected
 
 
 def _classes() -> st.SearchStrategy[str]:
@@ -345,7 +345,7 @@ def _patterns() -> st.SearchStrategy[str]:
 def test_the_database_accepts_every_value_that_the_pattern_accepts(
     pattern: str, data: Any, connection: "psycopg.Connection[Any]"
 ) -> None:
-    expression = regex_translation.pattern_of(pattern)
+    expression = regex_translation.to_postgres(pattern)
     try:
         warnings.simplefilter("error")
         validator = jsonschema_rs.Draft4Validator({"type": "string", "pattern": pattern})

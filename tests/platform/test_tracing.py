@@ -1,6 +1,5 @@
-"""Traces: what arrives at a collector, and what happens when there is none."""
+"""Traces: the spans that a collector receives, and what happens while there is none."""
 
-import json
 import socket
 import subprocess
 import sys
@@ -20,16 +19,17 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from evidence.harness.processes import ROOT, free_port
 from service import settings
 from service.identity import keys
+from tests.platform.fix_logs import count_events, wait_for_event
 from tests.platform.fix_postgres import Database
 from tests.platform.fix_service import Service, serving, tenant, until
 
-TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-SOON = {"OTEL_BSP_SCHEDULE_DELAY": "100"}
+TRACE_ID, PARENT_ID = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+EXPORT_SOON = {"OTEL_BSP_SCHEDULE_DELAY": "100"}
 
 
 @dataclass
 class Collector:
-    """An OTLP/HTTP collector that keeps what it is sent."""
+    """An OTLP/HTTP collector that keeps the requests it receives."""
 
     url: str
     requests: list[ExportTraceServiceRequest] = field(default_factory=list)
@@ -46,6 +46,14 @@ class Collector:
     def named(self, name: str) -> list[Span]:
         return [span for span in self.spans() if span.name == name]
 
+    def children(self, parent: Span) -> list[Span]:
+        return [span for span in self.spans() if span.parent_span_id == parent.span_id]
+
+    def resource(self) -> dict[str, str]:
+        """Return the attributes of the resource that sent the first request."""
+        attributes = self.requests[0].resource_spans[0].resource.attributes
+        return {item.key: item.value.string_value for item in attributes}
+
 
 def attributes(span: Span) -> dict[str, Any]:
     return {
@@ -56,6 +64,8 @@ def attributes(span: Span) -> dict[str, Any]:
 
 @contextmanager
 def collecting(port: int = 0) -> Iterator[Collector]:
+    """Run a collector, by default on any free port, until the end of the block."""
+
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -82,8 +92,8 @@ def collecting(port: int = 0) -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
-    with collecting() as running:
-        yield running
+    with collecting() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -92,31 +102,20 @@ def traced(
 ) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("traced")
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
-    with serving(folder, database.app_url, **endpoint, **SOON) as service:
+    with serving(folder, database.app_url, **endpoint, **EXPORT_SOON) as service:
         yield service
 
 
-def logged(service: Service, **fields: Any) -> dict[str, Any]:
-    """Return the first line of the log with these fields."""
-
-    def found() -> dict[str, Any] | None:
-        lines = [json.loads(line) for line in service.log_text().splitlines() if line[:1] == "{"]
-        return next((x for x in lines if fields.items() <= x.items()), None)
-
-    line: dict[str, Any] = until(found)
-    return line
-
-
-def test_an_operation_is_a_span_and_its_statement_one_below(
+def test_an_operation_is_a_span_and_its_statement_a_child_span(
     traced: Service, collector: Collector
 ) -> None:
     with tenant(traced, "Traced") as acme:
         project = acme.project("canary")["id"]
-        headers = {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=canary"}
+        headers = {"traceparent": f"00-{TRACE_ID}-{PARENT_ID}-01", "tracestate": "vendor=canary"}
         acme.http.get(f"/orgs/{acme.org}/projects/{project}", headers=headers)
-        (span,) = until(lambda: collector.named("projects.get"))
-        assert span.trace_id.hex() == TRACE
-        assert span.parent_span_id.hex() == PARENT
+        [span] = until(lambda: collector.named("projects.get"))
+        assert span.trace_id.hex() == TRACE_ID
+        assert span.parent_span_id.hex() == PARENT_ID
         assert span.kind == Span.SPAN_KIND_SERVER
         assert attributes(span) == {
             "http.request.method": "GET",
@@ -124,45 +123,47 @@ def test_an_operation_is_a_span_and_its_statement_one_below(
             "http.response.status_code": 200,
             "url.scheme": "http",
         }
-        below = until(lambda: [s for s in collector.spans() if s.parent_span_id == span.span_id])
-        (statement,) = below
+        [statement] = until(lambda: collector.children(span))
         assert statement.name == "SELECT"
         assert statement.kind == Span.SPAN_KIND_CLIENT
-        known = attributes(statement)
-        assert known["db.system.name"] == "postgresql"
-        assert "projects" in known["db.query.text"]
-        assert "$1" in known["db.query.text"]
+        details = attributes(statement)
+        assert details["db.system.name"] == "postgresql"
+        assert "projects" in details["db.query.text"]
+        assert "$1" in details["db.query.text"]
         assert span.start_time_unix_nano <= statement.start_time_unix_nano
         assert statement.end_time_unix_nano <= span.end_time_unix_nano
-        assert logged(traced, operation="projects.get")["trace_id"] == TRACE
-        resource = {item.key: item.value.string_value for item in _resource(collector)}
-        assert resource["service.name"] == "covenant"
-        told = str(collector.requests)
+        line = wait_for_event(traced, "request", operation="projects.get")
+        assert line["trace_id"] == TRACE_ID
+        assert collector.resource()["service.name"] == "covenant"
+        exported = str(collector.requests)
         for secret in (acme.org, acme.subject, acme.token, project, "canary"):
-            assert secret not in told
+            assert secret not in exported
 
 
-def _resource(collector: Collector) -> Any:
-    return collector.requests[0].resource_spans[0].resource.attributes
-
-
-def test_several_statements_are_spans_of_one_request(traced: Service, collector: Collector) -> None:
+def test_each_statement_of_a_transaction_is_a_child_span(
+    traced: Service, collector: Collector
+) -> None:
     with tenant(traced, "Created"):
         span = until(lambda: collector.named("orgs.create"))[-1]
-    below = until(lambda: [s for s in collector.spans() if s.parent_span_id == span.span_id])
-    assert len(below) >= 2
-    assert all(attributes(s)["db.system.name"] == "postgresql" for s in below)
+    statements = until(lambda: collector.children(span))
+    assert len(statements) >= 2
+    assert all(attributes(s)["db.system.name"] == "postgresql" for s in statements)
 
 
-def test_a_request_without_a_trace_begins_one(traced: Service, collector: Collector) -> None:
+def test_a_request_without_a_valid_traceparent_starts_a_trace(
+    traced: Service, collector: Collector
+) -> None:
     with traced.http() as client:
         assert client.get("/health", headers={"traceparent": "nonsense"}).status_code == 200
     span = until(lambda: collector.named("system.health"))[-1]
     assert not span.parent_span_id
-    assert logged(traced, operation="system.health", trace_id=span.trace_id.hex())
+    trace_id = span.trace_id.hex()
+    assert wait_for_event(traced, "request", operation="system.health", trace_id=trace_id)
 
 
-def test_a_refusal_has_its_status_and_no_text(traced: Service, collector: Collector) -> None:
+def test_the_span_of_a_rejected_request_has_its_status_and_no_text(
+    traced: Service, collector: Collector
+) -> None:
     with traced.http() as client:
         assert client.get("/auth/me").status_code == 401
         assert client.get("/nowhere/canary").status_code == 404
@@ -173,70 +174,81 @@ def test_a_refusal_has_its_status_and_no_text(traced: Service, collector: Collec
     assert "canary" not in str(collector.requests)
 
 
-def test_a_statement_that_fails_tells_its_code_and_never_its_row(
+def test_the_span_of_a_failed_statement_has_its_sqlstate_and_no_row(
     traced: Service, collector: Collector
 ) -> None:
-    with tenant(traced, "Twice") as acme:
-        acme.project("canary-twice")
-        again = acme.http.post(f"/orgs/{acme.org}/projects", json={"name": "canary-twice"})
-        assert again.status_code == 409
+    with tenant(traced, "Duplicate") as acme:
+        acme.project("canary-name")
+        duplicate = acme.http.post(f"/orgs/{acme.org}/projects", json={"name": "canary-name"})
+        assert duplicate.status_code == 409
 
     def failed() -> list[Span]:
         return [s for s in collector.spans() if attributes(s).get("error.type") == "23505"]
 
-    (statement,) = until(failed)
+    [statement] = until(failed)
     assert statement.status.code == 2
     assert "canary" not in str(collector.requests)
 
 
-def test_a_collector_that_is_away_costs_two_lines_and_no_time(
+def test_an_outage_of_the_collector_is_logged_once_and_delays_nothing(
     tmp_path: Path, database: Database
 ) -> None:
     port = free_port()
     endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
-    quick = {**SOON, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
-    with serving(tmp_path, database.app_url, **endpoint, **quick) as own, own.http() as client:
+    export = {**EXPORT_SOON, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    with (
+        serving(tmp_path, database.app_url, **endpoint, **export) as service,
+        service.http() as client,
+    ):
 
-        def said(text: str) -> bool:
+        def is_logged_after_a_request(event: str) -> bool:
             assert client.get("/health").elapsed.total_seconds() < 1
-            return text in own.log_text()
+            return count_events(service, event) == 1
 
-        until(lambda: said("traces cannot be sent"))
+        until(lambda: is_logged_after_a_request("traces_not_sent"))
         with collecting(port) as collector:
-            until(lambda: said("traces are sent again"))
-            until(lambda: said("again") and len(collector.requests) > 3)
-        begun = time.monotonic()
-        assert own.terminate() == 0
-        assert time.monotonic() - begun < 5
-        assert own.log_text().count("traces are sent again") == 1
-        assert "Traceback" not in own.log_text()
+            until(lambda: is_logged_after_a_request("traces_sent_again"))
+            until(
+                lambda: (
+                    is_logged_after_a_request("traces_sent_again") and len(collector.requests) > 3
+                )
+            )
+        started = time.monotonic()
+        assert service.terminate() == 0
+        assert time.monotonic() - started < 5
+        assert count_events(service, "traces_sent_again") == 1
+        assert "Traceback" not in service.log_text()
 
 
-def test_a_collector_that_says_nothing_holds_up_no_exit(tmp_path: Path, database: Database) -> None:
+def test_a_collector_that_does_not_respond_does_not_delay_the_exit(
+    tmp_path: Path, database: Database
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with serving(
-            tmp_path, database.app_url, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, **SOON
-        ) as own:
-            with own.http() as client:
+            tmp_path, database.app_url, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, **EXPORT_SOON
+        ) as service:
+            with service.http() as client:
                 assert client.get("/health").status_code == 200
             with silent.accept()[0]:
-                begun = time.monotonic()
-                assert own.terminate() == 0
-                assert time.monotonic() - begun < 5
+                started = time.monotonic()
+                assert service.terminate() == 0
+                assert time.monotonic() - started < 5
 
 
-def test_the_last_spans_leave_before_the_service_does(tmp_path: Path, database: Database) -> None:
+def test_the_last_spans_are_sent_before_the_service_exits(
+    tmp_path: Path, database: Database
+) -> None:
     with collecting() as collector:
         endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
-        with serving(tmp_path, database.app_url, **endpoint) as own:
-            with own.http() as client:
+        with serving(tmp_path, database.app_url, **endpoint) as service:
+            with service.http() as client:
                 client.get("/")
-            assert own.terminate() == 0
+            assert service.terminate() == 0
         assert collector.named("system.index")
 
 
-def test_nothing_of_it_is_loaded_when_it_is_off(tmp_path: Path) -> None:
+def test_opentelemetry_is_not_imported_when_tracing_is_off(tmp_path: Path) -> None:
     keys.create_key(tmp_path / "keys", time.time())
     program = (
         "import sys; from service import serve; serve.assemble();"
@@ -257,7 +269,7 @@ def test_nothing_of_it_is_loaded_when_it_is_off(tmp_path: Path) -> None:
     assert done.stdout == "[]\n"
 
 
-def test_the_other_settings_of_opentelemetry_are_its_own() -> None:
-    given = {"DATABASE_URL": "postgresql://a@b/c", "KEYS_DIR": "/keys"}
+def test_other_settings_of_opentelemetry_are_not_misspelled_settings() -> None:
+    good = {"DATABASE_URL": "postgresql://a@b/c", "KEYS_DIR": "/keys"}
     for name in ("TRACES_ENDPOINT", "METRICS_ENDPOINT", "HEADERS", "TIMEOUT", "PROTOCOL"):
-        assert settings.load({**given, f"OTEL_EXPORTER_OTLP_{name}": "x"}).port == 8080
+        assert settings.load({**good, f"OTEL_EXPORTER_OTLP_{name}": "x"}).port == 8080

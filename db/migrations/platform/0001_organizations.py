@@ -1,4 +1,4 @@
-"""The serving role, and organizations: each is a tenant."""
+"""Create the serving role and organizations; each organization is a tenant."""
 
 from alembic import op
 
@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Without a password it cannot sign in; whoever runs the server gives it one.
+    # The role cannot log in until the server's administrator sets its password.
     op.execute("""
         do $$ begin
             if not exists (select from pg_roles where rolname = 'covenant_app') then
@@ -20,7 +20,7 @@ def upgrade() -> None:
     """)
     op.execute("revoke all on schema public from public")
     op.execute("grant usage on schema public to covenant_app")
-    # A temporary table could stand in front of a real one.
+    # A temporary table could shadow a real one.
     op.execute("""
         do $$ begin
             execute format('revoke temporary on database %I from public', current_database());

@@ -1,4 +1,4 @@
-"""Memberships: what a subject may see of organizations, and which it may delete."""
+"""Create memberships: the organizations that a subject can see, and those that it can delete."""
 
 from alembic import op
 

@@ -1,6 +1,6 @@
-"""What outlives a tenant: the numbers of guests, and every org id that was ever used.
+"""Create what outlives a tenant: the guest number sequence, and the ids of all organizations ever.
 
-An id is never taken twice, so that no old token opens a new organization.
+An organization id is never reused, so an old token never gives access to a new organization.
 """
 
 from alembic import op

@@ -1,7 +1,7 @@
-"""Answers that are kept for requests with an Idempotency-Key.
+"""Create idempotency_keys: the stored responses to requests with an Idempotency-Key.
 
-`subject` is set where the operation is a subject's own, such as making an organization: there it
-is found again by its subject, whichever organization the token is bound to.
+`subject` is set for operations outside any organization, such as creating one. Those responses are
+looked up by subject, whichever organization the token is bound to.
 """
 
 from alembic import op

@@ -1,4 +1,4 @@
-"""Projects of an organization."""
+"""Create projects."""
 
 from alembic import op
 

@@ -9,7 +9,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    # Each a transaction of its own, and fit to be run again.
+    # Each statement is its own transaction and safe to re-run.
     with op.get_context().autocommit_block():
         op.execute(r"""
             alter table projects
