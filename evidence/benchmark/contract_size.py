@@ -1,6 +1,5 @@
 """The same operation in a contract of 10 and of 500 operations."""
 
-import argparse
 import json
 import shutil
 from contextlib import ExitStack
@@ -11,13 +10,16 @@ import yaml
 
 from evidence.benchmark import load, systems
 from evidence.benchmark.data import Data
+from evidence.benchmark.load import Workload
+from evidence.harness.processes import ROOT
 
-ROOT = Path(__file__).parents[2]
 SIZES = (10, 500)
+REMOVABLE_TAGS = ("auth", "orgs")
+MIN_ROUNDS = 3
 
 
-def compare(data: Data, folder: Path, options: argparse.Namespace) -> list[str]:
-    """Return one line: the ratio of the medians of alternating runs."""
+def compare(data: Data, folder: Path, rounds: int, seconds: float) -> str:
+    """Return one line: the ratio of the median rates of alternating runs."""
     rates: dict[int, list[float]] = {size: [] for size in SIZES}
     with ExitStack() as stack:
         running = {
@@ -26,20 +28,20 @@ def compare(data: Data, folder: Path, options: argparse.Namespace) -> list[str]:
             )
             for size in SIZES
         }
-        for round_ in range(max(3, options.rounds)):
+        for round_ in range(max(MIN_ROUNDS, rounds)):
             for size in SIZES if round_ % 2 else reversed(SIZES):
-                run = load.wrk(running[size], "r", data.rotating, options.seconds)
+                run = load.wrk(running[size], Workload.GET_ONE, data.rotating_tokens, seconds)
                 rates[size].append(run.per_second)
     ratio = median(rates[500]) / median(rates[10])
-    return [f"GET one project with 500 operations in the contract to the same with 10: {ratio:.2f}"]
+    return f"GET one project, 500 operations in the contract compared with 10: {ratio:.2f}"
 
 
 def _tree(folder: Path, size: int) -> Path:
-    """A copy of the service whose contract has `size` operations: cut, or copies added."""
-    root = folder / f"tree-{size}"
-    for part in ("openapi", "handlers", "db"):
-        shutil.copytree(ROOT / part, root / part)
-    file = root / "openapi" / "openapi.yaml"
+    """Copy the service, and change its contract to `size` operations."""
+    tree = folder / f"tree-{size}"
+    for part in ("openapi", "handlers", "db", "service"):
+        shutil.copytree(ROOT / part, tree / part)
+    file = tree / "openapi" / "openapi.yaml"
     document = yaml.safe_load(file.read_text())
     operations = [
         (path, method)
@@ -49,7 +51,7 @@ def _tree(folder: Path, size: int) -> Path:
     ]
     for path, method in operations:
         operation = document["paths"][path][method]
-        if size < len(operations) and operation["tags"][0] in ("auth", "orgs"):
+        if size < len(operations) and operation["tags"][0] in REMOVABLE_TAGS:
             del document["paths"][path][method]
         for response in operation["responses"].values():
             response.pop("links", None)
@@ -63,6 +65,6 @@ def _tree(folder: Path, size: int) -> Path:
             "get": {**index, "operationId": f"copies.n{n}", "tags": ["copies"]}
         }
         handlers.append(f"async def n{n}(contract): return await index(contract)")
-    (root / "handlers" / "copies.py").write_text("\n".join(handlers) + "\n")
+    (tree / "handlers" / "copies.py").write_text("\n".join(handlers) + "\n")
     file.write_text(json.dumps(document))
-    return root
+    return tree

@@ -14,44 +14,51 @@ from service.identity.keys import KeyRing
 from service.identity.tokens import TokenTerms
 
 OWNER_PASSWORD = APP_PASSWORD = "bench"
-TOKENS = 100
-DIFFERENT = 20_000
+ROTATING_TOKENS = 100
+# Twice the size of the service's token cache, so that every request verifies its token.
+UNCACHED_TOKENS = 20_000
 
-SEED = """
+INSERT_ORGANIZATIONS = """
 insert into organizations (id, name) select gen_random_uuid(), 'Org ' || n
-    from generate_series(1, %(orgs)s) n;
+    from generate_series(1, {count}) n"""
+INSERT_PROJECTS = """
 insert into projects (org_id, id, name, created_at)
     select o.id, gen_random_uuid(), 'Project ' || n, timestamptz '2026-11-23 11:00:00.123456Z'
-    from organizations o, generate_series(1, %(projects)s) n;
-"""
+    from organizations o, generate_series(1, {count}) n"""
 
 
 @dataclass(frozen=True)
 class Data:
-    """One database of a size, and files of lines `token org_id project_id`."""
+    """One database, and the tokens for it.
+
+    `rotating_tokens` and `uncached_tokens` are files with lines `token org_id project_id`;
+    `targets` are pairs of an organization and one of its projects.
+    """
 
     url: str
     key: bytes
     keys_dir: Path
-    rotating: Path
-    different: Path
+    rotating_tokens: Path
+    uncached_tokens: Path
     targets: list[tuple[str, str]]
 
 
-def make(server: Server, folder: Path, contract: Contract, orgs: int, projects: int) -> Data:
-    """Make a database with `orgs` organizations of `projects` each, vacuumed and analyzed."""
+def create_data(
+    server: Server, folder: Path, contract: Contract, *, orgs: int, projects: int
+) -> Data:
+    """Create a database with `orgs` organizations of `projects` each, vacuumed and analyzed."""
     name = f"bench_{orgs * projects}"
     roles.create_roles(server.url(), OWNER_PASSWORD, APP_PASSWORD)
     roles.create_database(server.url(), name)
     migrate.upgrade(server.url(roles.OWNER, OWNER_PASSWORD, name))
     with psycopg.connect(server.url(database=name), autocommit=True) as connection:
-        for statement in SEED.split(";")[:2]:
-            connection.execute(statement % {"orgs": orgs, "projects": projects})
+        connection.execute(INSERT_ORGANIZATIONS.format(count=orgs).encode())
+        connection.execute(INSERT_PROJECTS.format(count=projects).encode())
         connection.execute("vacuum analyze")
         targets = connection.execute(
             """select distinct on (org_id) org_id::text, id::text from projects
                order by org_id, id limit %s""",
-            (TOKENS,),
+            (ROTATING_TOKENS,),
         ).fetchall()
     keys_dir = folder / "keys"
     if not keys_dir.exists():
@@ -61,18 +68,19 @@ def make(server: Server, folder: Path, contract: Contract, orgs: int, projects: 
         url=server.url(roles.APP, APP_PASSWORD, name),
         key=ring.signing()[1],
         keys_dir=keys_dir,
-        rotating=folder / f"{name}.rotating",
-        different=folder / f"{name}.different",
+        rotating_tokens=folder / f"{name}.rotating",
+        uncached_tokens=folder / f"{name}.uncached",
         targets=targets,
     )
-    _write(data.rotating, TOKENS, targets, ring, contract)
-    _write(data.different, DIFFERENT, targets, ring, contract)
+    _write_tokens(data.rotating_tokens, ROTATING_TOKENS, targets, ring, contract)
+    _write_tokens(data.uncached_tokens, UNCACHED_TOKENS, targets, ring, contract)
     return data
 
 
-def _write(
+def _write_tokens(
     file: Path, count: int, targets: list[tuple[str, str]], ring: KeyRing, contract: Contract
 ) -> None:
+    """Write `count` tokens of different guests, for each target in turn."""
     terms = TokenTerms(**contract.token)
     now = time.time()
     with file.open("w") as lines:

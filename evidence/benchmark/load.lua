@@ -1,21 +1,20 @@
--- One request after the other from a file of lines `token org_id project_id`, in turn.
--- Arguments: file, workload (r, l, w, h), a word that makes names unique.
-local targets, at, workload, word = {}, 0, nil, nil
+-- Sends requests for the lines `token org_id project_id` of a file, in turn.
+-- Arguments: file, workload (a value of load.Workload), a prefix that makes names unique.
+local targets, sent, workload, prefix = {}, 0, nil, nil
 
 function init(arguments)
-  workload, word = arguments[2], arguments[3]
+  workload, prefix = arguments[2], arguments[3]
   for line in io.lines(arguments[1]) do
     local token, org, project = line:match("(%S+) (%S+) (%S+)")
-    local path, method, body = "/health", "GET", nil
-    local headers = {}
-    if workload ~= "h" then
+    local path, headers = "/health", {}
+    if workload ~= "health" then
       headers["Authorization"] = "Bearer " .. token
       path = "/orgs/" .. org .. "/projects"
     end
-    if workload == "r" then path = path .. "/" .. project end
-    if workload == "l" then path = path .. "?limit=20" end
+    if workload == "get-one" then path = path .. "/" .. project end
+    if workload == "get-20" then path = path .. "?limit=20" end
     targets[#targets + 1] = {path = path, headers = headers}
-    if workload ~= "w" then
+    if workload ~= "post" then
       targets[#targets].request = wrk.format("GET", path, headers)
     else
       headers["Content-Type"] = "application/json"
@@ -24,10 +23,10 @@ function init(arguments)
 end
 
 function request()
-  at = at + 1
-  local target = targets[(at - 1) % #targets + 1]
+  sent = sent + 1
+  local target = targets[(sent - 1) % #targets + 1]
   if target.request then return target.request end
-  return wrk.format("POST", target.path, target.headers, '{"name": "' .. word .. at .. '"}')
+  return wrk.format("POST", target.path, target.headers, '{"name": "' .. prefix .. sent .. '"}')
 end
 
 function done(summary, latency)

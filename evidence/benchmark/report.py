@@ -1,153 +1,160 @@
-"""From raw runs to a table, a chart, and what they do and do not show."""
+"""RESULTS.md from raw runs: rates, ratios, latencies, and what they do and do not show."""
 
 from collections import defaultdict
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from evidence.benchmark.load import WORKLOADS, Run
-from evidence.benchmark.systems import PEERS
+from evidence.benchmark.load import PGBENCH, PGBENCH_PIPELINED, TITLES, Run, Workload
+from evidence.benchmark.systems import BARE, COVENANT, PEERS
 
-GOALS: dict[str, dict[str, float]] = {
-    "A": {"r": 12, "l": 9, "w": 9, "h": 2},
-    "E": {"r": 5, "l": 4, "w": 3.5, "h": 2},
-    "pgbench": {"r": 0.7, "l": 0.45, "w": 0.7},
-    "A, tokens all different": {"r": 6, "l": 5, "w": 5},
-}
-OURS = "Covenant"
-DIFFERENT = "Covenant, tokens all different"
-ROWS = [OURS, DIFFERENT, "A", "E", "F", "B", "bare", "pgbench", "pgbench pipelined"]
-COLOURS = {OURS: "#2563eb", "E": "#94a3b8", "A": "#cbd5e1", "pgbench": "#334155"}
+UNCACHED = "Covenant, uncached tokens"
+ROWS = (COVENANT, UNCACHED, "A", "E", "F", "B", BARE, PGBENCH, PGBENCH_PIPELINED)
+SEPARATOR = "|---|" + "---|" * len(TITLES)
 
 
-def medians(runs: list[Run]) -> dict[tuple[str, str], Run]:
-    """The run with the median rate of each system and workload."""
-    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
-    for run in runs:
-        groups[run.system, run.workload].append(run)
-    return {
-        key: sorted(group, key=lambda run: run.per_second)[len(group) // 2]
-        for key, group in groups.items()
-    }
+@dataclass(frozen=True)
+class Goal:
+    """The minimum ratios of the rate of `system` to that of `peer`, by workload."""
+
+    system: str
+    peer: str
+    ratios: dict[Workload, float]
 
 
-def markdown(runs: list[Run], facts: dict[str, Any]) -> str:
-    """RESULTS.md as text."""
-    middle = medians(runs)
-    lines = [
-        "# Results",
-        "",
-        f"`make bench` of {facts['date']}, Python {facts['python']}, PostgreSQL "
-        f"{facts['postgresql']}, {facts['cpus']} cores shared by load, service and database; "
-        f"{facts['rounds']} alternating rounds of {facts['seconds']:g} s, 16 connections, 100 "
-        f"rotating tokens, one process each. The load average of the machine when it began was "
-        f"{facts['load_before']}. Every figure is the median of the rounds; the range is in "
-        "brackets.",
-        "",
-        "Requests a second:",
-        "",
-        "| | " + " | ".join(WORKLOADS.values()) + " |",
-        "|---|" + "---|" * len(WORKLOADS),
-    ]
-    for system in ROWS:
-        cells = [_rate(runs, system, workload) for workload in WORKLOADS]
-        lines.append(f"| {_label(system)} | " + " | ".join(cells) + " |")
-    lines += ["", "![Requests a second](results.svg)", "", "## Ratios and goals", ""]
-    lines += ["| Covenant to | " + " | ".join(WORKLOADS.values()) + " |", "|---|" + "---|" * 4]
-    for name, goals in GOALS.items():
-        ours = DIFFERENT if "different" in name else OURS
-        peer = name.split(",")[0]
-        cells = []
-        for workload in WORKLOADS:
-            if workload not in goals:
-                cells.append("")
-                continue
-            ratio = _median(runs, ours, workload) / _median(runs, peer, workload)
-            verdict = "met" if ratio >= goals[workload] else "**missed**"
-            cells.append(f"{ratio:.2f} (goal {goals[workload]:g}: {verdict})")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "## Latency",
-        "",
-        "| p50 / p99 / longest, ms | " + " | ".join(WORKLOADS.values()) + " |",
-        "|---|" + "---|" * len(WORKLOADS),
-    ]
-    for system in [s for s in ROWS if not s.startswith("pgbench")]:
-        cells = []
-        for workload in WORKLOADS:
-            run = middle.get((system, workload))
-            cells.append(f"{run.p50_ms:.1f} / {run.p99_ms:.1f} / {run.max_ms:.0f}" if run else "")
-        lines.append(f"| {_label(system)} | " + " | ".join(cells) + " |")
-    lines += ["", "## What else was measured", "", *_others(facts), "", NOTE]
-    return "\n".join(lines) + "\n"
+def _goal(system: str, peer: str, *ratios: float) -> Goal:
+    return Goal(system, peer, dict(zip(Workload, ratios, strict=False)))
 
 
-def svg(runs: list[Run]) -> str:
-    """A bar chart of the four workloads, each scaled to its own longest bar."""
-    systems = [OURS, "pgbench", "E", "A"]
-    parts, y = [], 28
-    for workload, title in WORKLOADS.items():
-        rates = {s: _median(runs, s, workload) for s in systems if _has(runs, s, workload)}
-        longest = max(rates.values())
-        parts.append(f'<text x="8" y="{y}" font-weight="600">{title}</text>')
-        for system, rate in rates.items():
-            y += 20
-            width = 360 * rate / longest
-            parts.append(
-                f'<text x="190" y="{y}" text-anchor="end" fill="#64748b">{_short(system)}</text>'
-                f'<rect x="200" y="{y - 11}" width="{width:.0f}" height="14" rx="2" '
-                f'fill="{COLOURS[system]}"/>'
-                f'<text x="{206 + width:.0f}" y="{y}">{rate:,.0f}/s</text>'
-            )
-        y += 32
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 660 {y - 16}" width="660" '
-        'font-family="system-ui, sans-serif" font-size="12" fill="#0f172a">'
-        f'<rect width="660" height="{y - 16}" fill="#ffffff"/>{"".join(parts)}</svg>\n'
-    )
+GOALS = (
+    _goal(COVENANT, "A", 12, 9, 9, 2),
+    _goal(COVENANT, "E", 5, 4, 3.5, 2),
+    _goal(COVENANT, PGBENCH, 0.7, 0.45, 0.7),
+    _goal(UNCACHED, "A", 6, 5, 5),
+)
 
+COMPARED = """\
+Compared are HTTP services that implement the same four requests on the same PostgreSQL, with the
+same data, tokens and row-level security: Covenant with all its features on, FastAPI with three
+data paths (A, E, F), and Connexion (B). pgbench runs the SQL of these requests without a service:
+one statement per round trip, or the whole transaction in one round trip (pipelined), which is the
+limit for a service. Every system is one process with {connections} client connections and 100
+tokens in turn; with uncached tokens, 20,000 tokens in turn defeat the token cache.
 
-def _others(facts: dict[str, Any]) -> list[str]:
-    return [f"* {line}" for line in facts["others"]]
-
-
-def _rates(runs: list[Run], system: str, workload: str) -> list[float]:
-    return [r.per_second for r in runs if (r.system, r.workload) == (system, workload)]
-
-
-def _has(runs: list[Run], system: str, workload: str) -> bool:
-    return bool(_rates(runs, system, workload))
-
-
-def _median(runs: list[Run], system: str, workload: str) -> float:
-    return median(_rates(runs, system, workload))
-
-
-def _rate(runs: list[Run], system: str, workload: str) -> str:
-    rates = _rates(runs, system, workload)
-    return f"{median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})" if rates else ""
-
-
-def _label(system: str) -> str:
-    if system == "bare":
-        return PEERS[system][0]
-    return f"{system}: {PEERS[system][0]}" if system in PEERS else system
-
-
-def _short(system: str) -> str:
-    return {"A": "FastAPI, ORM, asyncpg", "E": "FastAPI, asyncpg"}.get(system, system)
-
+The systems take turns: {rounds} rounds of {seconds:g} s per system and workload, in reverse order
+every other round. Every figure is the median of the rounds, with the range in parentheses."""
 
 NOTE = """## What this does and does not show
 
-The load generator, the service and PostgreSQL share the cores, so a rate is what is left for a
-service when its load and its database run beside it; ratios are steadier than rates. The service
-writes a log line for each request, checks limits and validates every request; the peers log
-nothing. The peers are what their documentation shows, on the same loop, parser, tokens, policies
-and data, and each is first held to the same answers.
+The load generator, the service and PostgreSQL share the cores. A rate is therefore what remains
+for a service that runs beside its load and its database; ratios are steadier than rates. The
+service logs every request, checks limits and validates every request; the peers do not log. The
+peers follow their documentation, with the service's event loop and HTTP parser. Before the
+measurement, the responses of every system are compared with those of the service.
 
-Most of the gain is in the data path: one round trip for tenant, statement and commit, with many
-requests in flight on each connection, instead of four round trips on a connection of one's own.
-FastAPI can have that too, and F is the measurement of it: this service's driver under FastAPI,
-with PostgreSQL writing the JSON and no response model. What is between F and E is the data path;
-what is between Covenant and F is what the request costs besides, as in `GET /health`."""
+Most of the gain is in the data path: tenant, statement and commit are one round trip, with many
+requests in flight on each connection, instead of four round trips on an exclusive connection.
+FastAPI can use that path too: F is FastAPI with this service's driver, where PostgreSQL writes the
+JSON and there is no response model. The difference between E and F is the data path; the difference
+between F and Covenant is the rest of the work of a request, as in `GET /health`."""
+
+
+def markdown(runs: list[Run], facts: dict[str, Any]) -> str:
+    """Return RESULTS.md."""
+    lines = [
+        "# Results",
+        "",
+        f"`make bench`, {facts['date']}: Python {facts['python']}, PostgreSQL "
+        f"{facts['postgresql']}, {facts['cpus']} cores. The load average of the machine was "
+        f"{facts['load_before']} at the start.",
+        "",
+        COMPARED.format(**facts),
+        "",
+        "## Requests per second",
+        "",
+        "| | " + " | ".join(TITLES.values()) + " |",
+        SEPARATOR,
+        *(_row(_label(name), [_rate(runs, name, w) for w in Workload]) for name in ROWS),
+        "",
+        "![Requests per second](results.svg)",
+        "",
+        "## Ratios and goals",
+        "",
+        "Each ratio is that of the two medians.",
+        "",
+        "| | " + " | ".join(TITLES.values()) + " |",
+        SEPARATOR,
+        *(_goal_row(runs, goal) for goal in GOALS),
+        "",
+        "## Latency",
+        "",
+        "Of the round with the median rate: p50 / p99 / maximum in ms.",
+        "",
+        "| | " + " | ".join(TITLES.values()) + " |",
+        SEPARATOR,
+        *_latency_rows(runs),
+        "",
+        "## Further measurements",
+        "",
+        *(f"* {line}" for line in facts["others"]),
+        "",
+        NOTE,
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def rates(runs: list[Run], system: str, workload: Workload) -> list[float]:
+    """Return the rates of all rounds, none when the pair was not measured."""
+    return [r.per_second for r in runs if (r.system, r.workload) == (system, workload)]
+
+
+def _row(label: str, cells: list[str]) -> str:
+    return f"| {label} | " + " | ".join(cells) + " |"
+
+
+def _rate(runs: list[Run], system: str, workload: Workload) -> str:
+    values = rates(runs, system, workload)
+    if not values:
+        return ""
+    return f"{median(values):,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+
+
+def _goal_row(runs: list[Run], goal: Goal) -> str:
+    cells = []
+    for workload in Workload:
+        minimum = goal.ratios.get(workload)
+        if minimum is None:
+            cells.append("")
+            continue
+        system = median(rates(runs, goal.system, workload))
+        ratio = system / median(rates(runs, goal.peer, workload))
+        verdict = "met" if ratio >= minimum else "**missed**"
+        cells.append(f"{ratio:.2f} (goal {minimum:g}: {verdict})")
+    return _row(f"{goal.system} / {goal.peer}", cells)
+
+
+def _latency_rows(runs: list[Run]) -> list[str]:
+    groups: dict[tuple[str, str], list[Run]] = defaultdict(list)
+    for run in runs:
+        groups[run.system, run.workload].append(run)
+    rows = []
+    for system in ROWS:
+        if system in (PGBENCH, PGBENCH_PIPELINED):
+            continue
+        cells = []
+        for workload in Workload:
+            group = sorted(groups[system, workload], key=lambda run: run.per_second)
+            middle = group[len(group) // 2] if group else None
+            cells.append(
+                f"{middle.p50_ms:.1f} / {middle.p99_ms:.1f} / {middle.max_ms:.0f}" if middle else ""
+            )
+        rows.append(_row(_label(system), cells))
+    return rows
+
+
+def _label(system: str) -> str:
+    if system == PGBENCH_PIPELINED:
+        return f"{PGBENCH_PIPELINED} (limit)"
+    if system == BARE:
+        return PEERS[BARE][0]
+    return f"{system}: {PEERS[system][0]}" if system in PEERS else system

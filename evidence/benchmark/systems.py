@@ -1,4 +1,4 @@
-"""The systems that are measured, each one process on a port of its own."""
+"""The systems under comparison; each runs as one process on its own port."""
 
 import os
 import time
@@ -11,9 +11,20 @@ from pathlib import Path
 
 from evidence.benchmark.data import Data
 from evidence.harness import processes, services
+from evidence.harness.process_stats import resident_bytes
 from evidence.harness.processes import ROOT, free_port, wait_until
 
 START_TIMEOUT_SECONDS = 30
+COVENANT = "Covenant"
+BARE = "bare"
+# What each peer is, and its module in evidence/benchmark/peers.
+PEERS = {
+    "A": ("FastAPI, SQLAlchemy async ORM, asyncpg", "a_fastapi_orm"),
+    "E": ("FastAPI, asyncpg, no ORM", "e_fastapi_asyncpg"),
+    "F": ("FastAPI on this service's own data path", "f_fastapi_multiplexer"),
+    "B": ("Connexion unmodified, SQLAlchemy async ORM, psycopg", "b_connexion"),
+    BARE: ("bare ASGI application, GET /health alone", "bare"),
+}
 
 
 @dataclass(frozen=True)
@@ -27,40 +38,26 @@ class System:
 
     def memory_mib(self) -> float:
         """Return the resident memory."""
-        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
-            if line.startswith("VmRSS"):
-                return int(line.split()[1]) / 1024
-        return 0.0
-
-
-PEERS = {
-    "A": ("FastAPI, SQLAlchemy async ORM, asyncpg", "a_fastapi_orm"),
-    "E": ("FastAPI, asyncpg, no ORM", "e_fastapi_asyncpg"),
-    "F": ("FastAPI, this service's own data path", "f_fastapi_multiplexer"),
-    "B": ("Connexion as it comes, SQLAlchemy async ORM, psycopg", "b_connexion"),
-    "bare": ("bare ASGI", "bare"),
-}
+        return resident_bytes(self.pid) / 2**20
 
 
 @contextmanager
-def service(
-    data: Data, folder: Path, name: str = "Covenant", tree: Path = ROOT
-) -> Iterator[System]:
-    """Run the service with every feature on, as `serve` runs it."""
-    made = services.Service(
+def service(data: Data, folder: Path, name: str = COVENANT, tree: Path = ROOT) -> Iterator[System]:
+    """Run the service of a checkout with its default settings, all features on."""
+    process = services.Service(
         folder, data.url, tree=tree, KEYS_DIR=str(data.keys_dir), DRAIN_SECONDS="0"
     )
     started = time.perf_counter()
     try:
-        made.start()
-        yield System(name, made.url, made.pid, time.perf_counter() - started)
+        process.start()
+        yield System(name, process.url, process.pid, time.perf_counter() - started)
     finally:
-        made.stop()
+        process.stop()
 
 
 @contextmanager
 def peer(name: str, python: Path, data: Data, folder: Path, contract: Path) -> Iterator[System]:
-    """Run a peer in its own environment, on the same server with the same loop and parser."""
+    """Run a peer in its own virtual environment, with the service's event loop and parser."""
     port, log = free_port(), folder / f"{name}.log"
     module = f"evidence.benchmark.peers.{PEERS[name][1]}:app"
     command = [str(python), "-m", "uvicorn", module, "--port", str(port), "--loop", "uvloop"]
@@ -75,7 +72,7 @@ def peer(name: str, python: Path, data: Data, folder: Path, contract: Path) -> I
     with processes.running(command, log, environment=os.environ | settings) as process:
         wait_until(lambda: _is_healthy(url) or process.poll() is not None, START_TIMEOUT_SECONDS)
         if not _is_healthy(url):
-            raise SystemExit(f"{name} did not start:\n{log.read_text()[-2000:]}")
+            raise SystemExit(f"{name} does not start:\n{log.read_text()[-2000:]}")
         yield System(name, url, process.pid, time.perf_counter() - started)
 
 

@@ -1,4 +1,7 @@
-"""`make certify`: prove the isolation of tenants and write build/certificate.{json,html}."""
+"""Certify the isolation of tenants: write certificate.json and certificate.html.
+
+The command `mutants` injects faults instead, and expects the certificate to fail for each.
+"""
 
 import argparse
 import logging
@@ -11,71 +14,81 @@ from urllib.parse import urlsplit
 import structlog
 
 from evidence.certificate import mutants, report, runs
-from evidence.certificate.results import Certificate
-from evidence.certificate.runs import PARTS, Options, OtherContract, Target
+from evidence.certificate.environments import ContractMismatch, RunningService
+from evidence.certificate.results import Certificate, Verdict
+from evidence.certificate.runs import Options, Part
 from evidence.harness.processes import ROOT
 from openapi import contract
 from openapi.contract import ContractError
 
-FAILED, WRONG = 1, 2
+EXIT_FAILED, EXIT_NO_CERTIFICATE = 1, 2
 
 
 def main(arguments: list[str]) -> int:
-    """Return 0 for a certificate without a fault, 1 for one with faults, 2 where none was made."""
-    parser = argparse.ArgumentParser(prog="python -m evidence.certificate", description=__doc__)
-    parser.add_argument("command", nargs="?", choices=("run", "mutants"), default="run")
-    parser.add_argument("--out", type=Path, default=ROOT / "build")
-    parser.add_argument("--parts", default=",".join(PARTS), help="some of " + ", ".join(PARTS))
-    parser.add_argument("--complete", action="store_true", help="fail when a part was not run")
-    parser.add_argument("--url", help="a running service instead of one of its own")
-    parser.add_argument("--keys-dir", type=Path, help="with --url: its keys")
-    parser.add_argument("--database-url", help="with --url: its database, as superuser")
-    parser.add_argument("--sql", default="", help="statements that spoil the database first")
-    parser.add_argument("--undo", default="", help="statements that heal the server afterwards")
-    parser.add_argument("--only", default="", help="mutants: those whose name holds this")
-    parser.add_argument("--quiet", action="store_true")
-    given = parser.parse_args(arguments)
-    if given.command == "mutants":
-        return mutants.main(given.only)
-    parts = tuple(part for part in PARTS if part in given.parts.split(","))
+    """Return 0 for a certificate without issues, 1 for one with issues, 2 for none at all."""
+    options = _parser().parse_args(arguments)
+    if options.command == "mutants":
+        return mutants.main(options.only)
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    report.remove(given.out)
-    started = time.monotonic()
+    report.remove(options.out)
+    try:
+        certificate = _certify(options)
+    except (ContractMismatch, ContractError) as error:
+        print(f"no certificate: {error}", file=sys.stderr)
+        return EXIT_NO_CERTIFICATE
+    report.write(certificate, options.out)
+    _print(certificate, options.out)
+    is_failed = certificate.verdict is Verdict.FAIL
+    is_incomplete = certificate.verdict is Verdict.INCOMPLETE and options.complete
+    return EXIT_FAILED if is_failed or is_incomplete else 0
 
-    def say(line: str) -> None:
-        if not given.quiet:
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m evidence.certificate",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("command", nargs="?", choices=("run", "mutants"), default="run")
+    add("--out", type=Path, default=ROOT / "build", help="the folder for the certificate")
+    add("--parts", default=",".join(Part), help="comma-separated: " + ", ".join(Part))
+    add("--complete", action="store_true", help="fail if a part was not run")
+    add("--url", help="certify a running service instead of starting one")
+    add("--keys-dir", type=Path, help="with --url: the folder of its signing keys")
+    add("--database-url", help="with --url: its database, as superuser")
+    add("--sql", default="", help="SQL that mutates the new database first")
+    add("--undo", default="", help="SQL that repairs the server afterwards")
+    add("--only", default="", help="mutants: only those whose name contains this text")
+    add("--quiet", action="store_true", help="print no progress")
+    return parser
+
+
+def _certify(options: argparse.Namespace) -> Certificate:
+    """Return the certificate. Raises `ContractMismatch` and `ContractError`."""
+    started = time.monotonic()
+    parts = tuple(part for part in Part if part in options.parts.split(","))
+
+    def progress(line: str) -> None:
+        if not options.quiet:
             print(f"{time.monotonic() - started:6.1f} s  {line}", flush=True)
 
-    try:
-        checked_out = contract.load()
-        if given.url:
-            place = urlsplit(given.url)
-            service = Target(place.hostname or "", place.port or 80, given.keys_dir)
-            made = runs.remote(checked_out, service, given.database_url, parts, say)
-        else:
-            made = runs.certificate(checked_out, Options(parts, given.sql, given.undo), say)
-    except (OtherContract, ContractError) as error:
-        print(f"no certificate: {error}", file=sys.stderr)
-        return WRONG
-    report.write(made, given.out)
-    return told(made, given.out, given.complete)
+    loaded = contract.load()
+    if options.url:
+        address = urlsplit(options.url)
+        service = RunningService(address.hostname or "", address.port or 80, options.keys_dir)
+        return runs.certify_service(loaded, service, options.database_url, parts, progress)
+    return runs.certify_tree(loaded, Options(parts, options.sql, options.undo), progress)
 
 
-def told(made: Certificate, folder: Path, complete: bool) -> int:
-    """Print what a certificate says and return the exit code."""
-    for fault in made.all_faults:
-        print(f"FAULT {fault}")
-    for reason in made.not_run:
+def _print(certificate: Certificate, folder: Path) -> None:
+    for issue in certificate.all_issues:
+        print(f"ISSUE {issue}")
+    for reason in certificate.not_run:
         print(f"not run: {reason}")
-    figures = made.figures
-    print(
-        f"{made.verdict}: {figures['cells']} cells ({figures['probes']} probes) of"
-        f" {figures['operations']} operations, {figures['rules']} rules,"
-        f" {len(made.all_faults)} faults, {made.about['seconds']} s; {folder}/certificate.html"
-    )
-    bad = ("fail", "incomplete") if complete else ("fail",)
-    return FAILED if made.verdict in bad else 0
+    duration = f"{certificate.metadata['duration_seconds']} s"
+    print(f"{certificate.verdict}: {certificate.summary}, {duration}; {folder / report.HTML_NAME}")
 
 
 if __name__ == "__main__":

@@ -1,32 +1,34 @@
-"""One connection to the service, and answers byte for byte as they came."""
+"""One HTTP connection to the service; responses are kept byte for byte."""
 
 import time
 from http.client import HTTPConnection, HTTPException
 
 from evidence.certificate.results import Request, Response
 
-TIMEOUT = 20.0
+TIMEOUT_SECONDS = 20.0
+NO_RESPONSE = 0  # the status when the connection failed
 
 
 class Client:
-    """Owns one connection, which is made anew when the service closes it."""
+    """Owns one connection and reopens it when the service closes it."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._connection = HTTPConnection(host, port, timeout=TIMEOUT)
+        self._connection = HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
 
     def close(self) -> None:
         self._connection.close()
 
     def send(self, request: Request) -> Response:
-        """Send a request and return its answer; 0 is the status of none."""
-        for again in (False, True):
-            try:
-                return self._send(request)
-            except (HTTPException, OSError) as error:
-                self._connection.close()
-                if again:
-                    return Response(0, (), f"no answer: {type(error).__name__}".encode(), 0.0)
-        raise AssertionError
+        """Send a request and return its response, of status `NO_RESPONSE` after two failures."""
+        try:
+            return self._send(request)
+        except (HTTPException, OSError):  # such as a keep-alive connection that was closed
+            self._connection.close()
+        try:
+            return self._send(request)
+        except (HTTPException, OSError) as error:
+            self._connection.close()
+            return Response(NO_RESPONSE, (), f"no response: {type(error).__name__}".encode(), 0.0)
 
     def _send(self, request: Request) -> Response:
         connection = self._connection

@@ -1,4 +1,4 @@
-"""Run the cells: send each probe and its double, compare, and look at the rows."""
+"""Run the cases: send each probe and its control request, compare them, and hash the rows."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,210 +7,193 @@ from typing import Any
 
 import psycopg
 
-from evidence.certificate import comparison, row_snapshots
-from evidence.certificate.identities import Actor, World, one_more, renewed
-from evidence.certificate.matrix import IDENTITIES, Plan, Probe, shows_text, success_codes
-from evidence.certificate.request_builder import aims_of, draft
+from evidence.certificate.actors import Actor, World
+from evidence.certificate.attack_vectors import NOT_APPLICABLE, Location, Probe
+from evidence.certificate.comparison import differences
+from evidence.certificate.expectations import response_issues
+from evidence.certificate.identities import renew_unbound
+from evidence.certificate.matrix import UNAUTHENTICATED, Identity, Plan
+from evidence.certificate.request_builder import build_request, control_aim, victim_aim
+from evidence.certificate.resources import create_another
 from evidence.certificate.results import Case, Evidence, Request, Response, redacted
-from evidence.certificate.row_snapshots import Snapshot, Table
+from evidence.certificate.row_snapshots import (
+    Snapshot,
+    TenantTable,
+    compare_snapshots,
+    take_snapshot,
+)
 from evidence.certificate.values import Uncoverable
 
-STRANGERS = ("none", "expired", "forged")
-EFFECT_LATER = "no row changed in any probe of this cell"
+MAX_QUOTED_CHARACTERS = 400
+NO_EFFECT = "no row changed in any probe of this case"
+EFFECT_UNKNOWN = "rows were not examined"
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Where the effects are read."""
+    """The connection that reads the effects, None for a service whose database is not given."""
 
     connection: psycopg.Connection[Any] | None
-    tables: list[Table]
+    tables: list[TenantTable]
 
-    def look(self, foreign: list[str]) -> Snapshot:
+    def snapshot(self, foreign: list[str]) -> Snapshot:
         if self.connection is None:
             return {}
-        return row_snapshots.snapshot(self.connection, self.tables, foreign)
+        return take_snapshot(self.connection, self.tables, foreign)
 
 
-def cells(
-    world: World, plans: list[Plan], rows: Rows, say: Callable[[str], None]
+@dataclass(frozen=True)
+class Context:
+    """The operation and the identity of a case."""
+
+    world: World
+    plan: Plan
+    identity: Identity
+    rows: Rows
+
+    @property
+    def actor(self) -> Actor:
+        return self.world.actors[self.identity]
+
+    @property
+    def is_unauthenticated(self) -> bool:
+        """Whether every request must be a 401, so that rows are hashed once for each case."""
+        return self.identity in UNAUTHENTICATED and not self.plan.is_public
+
+
+def run_cases(
+    world: World, plans: list[Plan], rows: Rows, progress: Callable[[str], None]
 ) -> Iterator[Case]:
-    """Run every cell of the matrix."""
+    """Run every case of the matrix; `progress` takes the id of each operation."""
     for plan in plans:
-        say(plan.operation.id)
-        for identity in IDENTITIES:
-            for way, probes in plan.ways.items():
-                if isinstance(probes, str):
-                    yield Case(plan.operation.id, identity, way, reason=probes)
+        progress(plan.operation.id)
+        for identity in Identity:
+            context = Context(world, plan, identity, rows)
+            for vector, probes in plan.probes.items():
+                case = Case(plan.operation.id, identity, vector)
+                if not probes:
+                    yield replace(case, not_applicable=NOT_APPLICABLE[vector])
                 elif identity not in world.actors:
-                    yield Case(plan.operation.id, identity, way, reason="not run: no keys")
+                    yield replace(case, not_applicable="not run: the signing key is not known")
                 else:
-                    yield _cell(world, plan, world.actors[identity], way, probes, rows)
+                    yield replace(case, evidence=_run_case(context, probes))
 
 
-def _cell(
-    world: World, plan: Plan, actor: Actor, way: str, probes: tuple[Probe, ...], rows: Rows
-) -> Case:
-    stranger = actor.name in STRANGERS and not plan.is_public
-    before = rows.look([]) if stranger else {}
-    evidence = []
-    for probe in probes:
-        try:
-            evidence.append(_probe(world, plan, actor, probe, rows, stranger))
-        except Uncoverable as error:
-            lost = Request(plan.operation.method.upper(), plan.operation.path)
-            fault = f"cannot be covered: {error}"
-            evidence.append(Evidence(probe.name, lost, None, "not sent", "", (fault,)))
-    if stranger and before != rows.look([]):
-        fault = "refused, and rows changed all the same"
-        evidence[-1] = replace(evidence[-1], faults=(*evidence[-1].faults, fault))
-    identity = "own" if actor is world.victim else actor.name
-    identity = "other" if actor is world.actors["other"] else identity
-    return Case(plan.operation.id, identity, way, tuple(evidence))
+def _run_case(context: Context, probes: tuple[Probe, ...]) -> tuple[Evidence, ...]:
+    before = context.rows.snapshot([]) if context.is_unauthenticated else {}
+    evidence = [_run_probe(context, probe) for probe in probes]
+    if context.is_unauthenticated and before != context.rows.snapshot([]):
+        issue = "the request was rejected, but rows changed"
+        evidence[-1] = replace(evidence[-1], issues=(*evidence[-1].issues, issue))
+    return tuple(evidence)
 
 
-def _probe(
-    world: World, plan: Plan, actor: Actor, probe: Probe, rows: Rows, stranger: bool
-) -> Evidence:
-    made = [_one(world, plan, actor, n, probe, rows, stranger) for n in range(len(actor.tokens))]
-    first = next((evidence for evidence in made if evidence.faults), made[0])
-    if len(actor.tokens) > 1 and not first.faults:
-        told = f"{first.compared}; {len(actor.tokens)} forgeries answered alike"
-        first = replace(first, compared=told)
-    return first
+def _run_probe(context: Context, probe: Probe) -> Evidence:
+    """Send a probe with each token of the identity; return the first failure, else the first."""
+    count = len(context.actor.tokens)
+    try:
+        evidence = [_attempt(context, probe, token_index) for token_index in range(count)]
+    except Uncoverable as error:
+        operation = context.plan.operation
+        unsent = Request(operation.method.upper(), operation.path)
+        issue = f"cannot be covered: {error}"
+        return Evidence(probe.name, unsent, None, "not sent", "", (issue,))
+    failed = next((e for e in evidence if e.issues), None)
+    if failed or count == 1:
+        return failed or evidence[0]
+    return replace(
+        evidence[0], comparison=f"{evidence[0].comparison}, for each of {count} forged tokens"
+    )
 
 
-def _one(
-    world: World,
-    plan: Plan,
-    actor: Actor,
-    n: int,
-    probe: Probe,
-    rows: Rows,
-    stranger: bool,
-) -> Evidence:
-    own = actor is world.victim
-    theirs, nobodys = aims_of(world, actor)
-    aimed = probe
-    if probe.where == "name":
-        known = world.victim.bodies.get(plan.operation.id) or {}
-        theirs |= {f"text {n}": t for n, t in known.items() if isinstance(t, str)}
-        aimed = replace(probe, form="theirs")
-    double: Response | None = None
-    texts: set[str] = set()
-    if not own and probe.where != "malformed":
-        with _spare(world, plan, actor, probe):
-            actor = _unbound(world, plan, actor)
-            asked, texts = draft(world, plan, actor, actor.tokens[n], _double(probe), nobodys)
-            double = world.client.send(asked)
-    with _spare(world, plan, actor, probe):
-        if own:
-            theirs |= world.victim.ids
-        actor = _unbound(world, plan, actor)
-        request, more = draft(world, plan, actor, actor.tokens[n], aimed, theirs)
-        foreign = [org for a in _others(world, actor) for org in a.orgs]
-        before = {} if stranger else rows.look(foreign)
-        answer = world.client.send(request)
-    faults = list(_faults(world, plan, actor, probe, request, answer))
-    compared = f"answered {answer.status}, as it must"
-    if double is not None:
-        asking = () if actor.name == "unbound" else (actor,)
-        known = {v for a in (world.victim, world.bystander, *asking) for v in a.ids.values()}
-        odd = comparison.differences(answer, double, known, texts | more)
-        faults += [f"tells its id from one that nothing has: {what}" for what in odd]
-        compared = f"the same answer as for what nobody has ({double.status})"
-        if faults:
-            said = redacted(double.body.decode(errors="replace"))[:400]
-            compared = f"for what nobody has it is {double.status} {said}"
-    elif faults:
-        compared = ""
-    effect = EFFECT_LATER if rows.connection else "not looked at"
-    if not stranger and rows.connection:
-        refused = answer.status >= 400
-        effect, odd = row_snapshots.told(before, rows.look(foreign), refused)
-        faults += odd
-    return Evidence(probe.name, request, answer, compared, effect, tuple(faults))
+def _attempt(context: Context, probe: Probe, token_index: int) -> Evidence:
+    """Send the control request and the probe, and judge the probe."""
+    world, plan, identity = context.world, context.plan, context.identity
+    control: Response | None = None
+    sent: set[str] = set()
+    if identity is not Identity.OWN and not probe.is_malformed:
+        with _spare_resource(context, probe) as actor:
+            request, sent = build_request(
+                world,
+                plan,
+                actor,
+                actor.tokens[token_index],
+                _control_probe(probe),
+                control_aim(world),
+            )
+            control = world.client.send(request)
+    with _spare_resource(context, probe) as actor:
+        request, sent_by_probe = build_request(
+            world, plan, actor, actor.tokens[token_index], probe, victim_aim(world, plan)
+        )
+        foreign = [org for tenant in world.other_tenants(identity) for org in tenant.orgs]
+        before = {} if context.is_unauthenticated else context.rows.snapshot(foreign)
+        response = world.client.send(request)
+    issues = list(response_issues(world, plan, identity, probe, request, response))
+    if control is not None:
+        issues += [
+            f"distinguishable from nonexistent data: {difference}"
+            for difference in differences(
+                response, control, _known_ids(context), sent | sent_by_probe
+            )
+        ]
+    comparison = _comparison(response, control, has_issues=bool(issues))
+    effect = NO_EFFECT if context.rows.connection else EFFECT_UNKNOWN
+    if context.rows.connection and not context.is_unauthenticated:
+        after = context.rows.snapshot(foreign)
+        effect, row_issues = compare_snapshots(before, after, is_rejected=response.status >= 400)
+        issues += row_issues
+    return Evidence(probe.name, request, response, comparison, effect, tuple(issues))
 
 
-def _faults(
-    world: World, plan: Plan, actor: Actor, probe: Probe, request: Request, answer: Response
-) -> Iterator[str]:
-    expected = _expected(world, plan, actor, probe)
-    if expected is not None and answer.status not in expected:
-        yield f"answered {answer.status}, not {' or '.join(map(str, sorted(expected)))}"
-    elif answer.status not in {int(code) for code in plan.operation.responses if code.isdigit()}:
-        yield f"answered {answer.status}, which the contract does not declare"
-    if answer.status == 401 and "www-authenticate" not in dict(answer.headers):
-        yield "401 without WWW-Authenticate"
-    said = answer.body.decode(errors="replace").lower()
-    said += " ".join(value for _, value in answer.headers).lower()
-    sent = f"{request.target} {request.body!r} {request.headers[:-1]!r}".lower()
-    sent += (request.body or b"").decode(errors="replace").lower()
-    for other in _others(world, actor):
-        if held := [
-            m for m in sorted(other.markers) if m.lower() in said and m.lower() not in sent
-        ]:
-            yield f"the answer holds what is {other.name}'s: {held[0]}"
-    shows = actor is world.victim and plan.operation.method == "get" and not plan.is_public
-    shows = shows and shows_text(plan.operation)
-    if shows and answer.status == 200 and request.method == "GET":
-        mine = {*world.victim.markers, *world.victim.ids.values()}
-        if not any(marker.lower() in said for marker in mine):
-            yield "the answer holds nothing of the tenant's own"
+def _comparison(response: Response, control: Response | None, *, has_issues: bool) -> str:
+    """Return how the response relates to the control, for the reader of the certificate."""
+    if control is None:
+        return "" if has_issues else f"status {response.status}, as expected"
+    if has_issues:
+        text = redacted(control.text)[:MAX_QUOTED_CHARACTERS]
+        return f"the control request got {control.status} {text}"
+    return f"same as the control request ({control.status})"
 
 
-def _expected(world: World, plan: Plan, actor: Actor, probe: Probe) -> set[int] | None:
-    """Return the statuses that are right, None where the double's answer decides alone."""
-    own, success = actor is world.victim, success_codes(plan.operation)
-    if own and plan.scarce:
-        success |= {409}
-    if actor.name in STRANGERS and not plan.is_public:
-        return {401}
-    match probe.where:
-        case "malformed":
-            return {400}
-        case "path" if not plan.is_public:
-            return success if own else {404}
-        case "body" if plan.operation.body is not None:
-            if not probe.declared:
-                return {400}
-            return success if own else {404}
-        case "query" | "cursor" if not probe.declared:
-            return {400}
-        case "header" if own and probe.names == ("If-Match",):
-            return success | {412}
-        case "name" if own:
-            return success | {409}
-    return success if own or plan.is_public else None
+def _control_probe(probe: Probe) -> Probe:
+    """Return the probe of the control request: undeclared headers must have no effect at all."""
+    is_ignored = probe.location is Location.HEADER and not probe.is_declared
+    return replace(probe, location=Location.NOTHING) if is_ignored else probe
+
+
+def _known_ids(context: Context) -> set[str]:
+    """Return the ids that must not differ between a response and the control response."""
+    actors = [context.world.victim, context.world.bystander]
+    if context.identity is not Identity.UNBOUND:  # each of its writes is by a new guest
+        actors.append(context.actor)
+    return {id for actor in actors for id in actor.ids.values()}
 
 
 @contextmanager
-def _spare(world: World, plan: Plan, actor: Actor, probe: Probe) -> Iterator[None]:
-    """Around a deletion that may succeed: have something that may be lost."""
+def _spare_resource(context: Context, probe: Probe) -> Iterator[Actor]:
+    """Yield the actor for one request, with a resource that a successful DELETE may remove."""
+    world, plan, actor = context.world, context.plan, context.actor
     last = plan.path_ids[-1] if plan.path_ids else ""
-    aimed = probe.where == "path" and last in probe.names and actor is not world.victim
-    idle = plan.operation.method != "delete" or actor.name in (*STRANGERS, "unbound")
-    if idle or aimed or last not in world.makers.keys() | world.seeds.keys():
-        yield
+    is_delete = plan.operation.method == "delete"
+    is_tenant = context.identity in (Identity.OWN, Identity.OTHER)
+    names_victim = probe.location is Location.PATH and last in probe.names
+    aims_at_victim = names_victim and context.identity is not Identity.OWN
+    is_creatable = last in world.creators.keys() | world.seeds.keys()
+    if not is_delete or not is_tenant or aims_at_victim or not is_creatable:
+        yield _fresh_unbound(context)
         return
-    kept = dict(actor.ids), dict(actor.bodies), set(actor.markers)
+    ids, bodies, markers = dict(actor.ids), dict(actor.sent_bodies), set(actor.markers)
     try:
-        one_more(world, last, actor)
-        yield
+        create_another(world, last, actor)
+        yield actor
     finally:
-        actor.ids, actor.bodies, actor.markers = kept
+        actor.ids, actor.sent_bodies, actor.markers = ids, bodies, markers
 
 
-def _double(probe: Probe) -> Probe:
-    """A header that the contract does not declare must change nothing: its double has none."""
-    return replace(probe, where="bare") if probe.where == "header" and not probe.declared else probe
-
-
-def _unbound(world: World, plan: Plan, actor: Actor) -> Actor:
-    writes = plan.operation.method not in ("get", "head")
-    return renewed(world, actor) if writes and actor.name == "unbound" else actor
-
-
-def _others(world: World, actor: Actor) -> list[Actor]:
-    everyone = [world.victim, world.actors["other"], world.bystander]
-    return [other for other in everyone if other is not actor]
+def _fresh_unbound(context: Context) -> Actor:
+    """Return the actor; a new guest for unbound writes, which may create its organization."""
+    is_write = context.plan.operation.method not in ("get", "head")
+    if is_write and context.identity is Identity.UNBOUND:
+        return renew_unbound(context.world, context.actor)
+    return context.actor

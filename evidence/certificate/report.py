@@ -1,40 +1,103 @@
-"""Write the certificate: JSON for machines, one HTML page for whoever reviews the security."""
+"""Write the certificate: JSON for programs, one HTML page for reviewers."""
 
 import json
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
-from evidence.certificate.matrix import ATTACK_VECTORS, IDENTITIES
-from evidence.certificate.results import Certificate, Run, as_json, redacted
+from evidence.certificate.attack_vectors import ATTACK_VECTORS, AttackVector
+from evidence.certificate.matrix import IDENTITIES, Identity
+from evidence.certificate.results import Case, Certificate, State, as_json, redacted
 
-NAMES = ("certificate.json", "certificate.html")
-MARKS = {"pass": "✓", "fail": "✗", "n/a": "·"}
+JSON_NAME, HTML_NAME = "certificate.json", "certificate.html"
+FILE_NAMES = (JSON_NAME, HTML_NAME)
+MARKS = {State.PASS: "✓", State.FAIL: "✗", State.NOT_APPLICABLE: "·"}
+# What stands in a square of the matrix.
+INITIALS = {
+    Identity.OWN: "O",
+    Identity.OTHER: "R",
+    Identity.UNBOUND: "U",
+    Identity.NONE: "N",
+    Identity.EXPIRED: "E",
+    Identity.FORGED: "F",
+}
+
+
+@dataclass
+class CaseView:
+    """One case in all runs, as (name of the run, case)."""
+
+    anchor: str
+    runs: list[tuple[str, Case]] = field(default_factory=list)
+
+    @property
+    def state(self) -> State:
+        states = [case.state for _, case in self.runs]
+        return State.FAIL if State.FAIL in states else states[0]
+
+    @property
+    def not_applicable(self) -> str:
+        return self.runs[0][1].not_applicable
+
+
+@dataclass
+class OperationView:
+    """The cases of one operation by attack vector and identity."""
+
+    id: str
+    vectors: dict[str, dict[str, CaseView]] = field(default_factory=dict)
+
+    @property
+    def cases(self) -> list[CaseView]:
+        return [case for row in self.vectors.values() for case in row.values()]
+
+    @property
+    def state(self) -> State:
+        is_failed = any(case.state is State.FAIL for case in self.cases)
+        return State.FAIL if is_failed else State.PASS
+
+    @property
+    def count(self) -> int:
+        """The number of cases that apply, over all runs."""
+        states = [case.state for view in self.cases for _, case in view.runs]
+        return len(states) - states.count(State.NOT_APPLICABLE)
+
+    @property
+    def method(self) -> str:
+        evidence = [e for view in self.cases for _, case in view.runs for e in case.evidence]
+        methods = (e.request.method for e in evidence if e.request.method != "HEAD")
+        return next(methods, "")
+
+
+@dataclass
+class IssueGroup:
+    """The issues of one operation or layer, as (text, anchor of the case or empty)."""
+
+    title: str
+    issues: list[tuple[str, str]] = field(default_factory=list)
 
 
 def remove(folder: Path) -> None:
     """Remove the certificate of an earlier run, so that a crash leaves none behind."""
-    for name in NAMES:
+    for name in FILE_NAMES:
         (folder / name).unlink(missing_ok=True)
 
 
 def write(certificate: Certificate, folder: Path) -> None:
-    """Write both files, each whole or not at all; the JSON last, since it is what counts."""
+    """Write both files atomically; the JSON last, since it is the authoritative one."""
     folder.mkdir(parents=True, exist_ok=True)
-    whole = as_json(certificate)
-    for name, text in (
-        ("certificate.html", html(certificate)),
-        ("certificate.json", json.dumps(whole, indent=1, ensure_ascii=False) + "\n"),
-    ):
+    content = json.dumps(as_json(certificate), indent=1, ensure_ascii=False) + "\n"
+    for name, text in ((HTML_NAME, html(certificate)), (JSON_NAME, content)):
         draft = folder / f".{name}.new"
         draft.write_text(text, encoding="utf-8")
         os.replace(draft, folder / name)
 
 
 def html(certificate: Certificate) -> str:
-    """Return the page: it needs no script, no network and no other file."""
+    """Return the page, which needs no script, no network and no other file."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         undefined=jinja2.StrictUndefined,
@@ -43,40 +106,46 @@ def html(certificate: Certificate) -> str:
         lstrip_blocks=True,
     )
     return environment.get_template("certificate.html.j2").render(
-        certificate=as_json(certificate),
-        operations=_operations(certificate.runs),
+        certificate=certificate,
+        issue_groups=list(issue_groups(certificate)),
+        operations=_operations(certificate),
         identities=IDENTITIES,
-        ways=ATTACK_VECTORS,
+        attack_vectors=ATTACK_VECTORS,
+        initials=INITIALS,
         marks=MARKS,
         redacted=redacted,
     )
 
 
-def _operations(runs: tuple[Run, ...]) -> list[dict[str, Any]]:
-    """Return the operations with their cells by way and identity, those of every run in one."""
-    found: dict[str, dict[str, Any]] = {}
-    for run in runs:
-        for cell in run.cells:
-            operation = found.setdefault(cell.operation, {"id": cell.operation, "ways": {}})
-            row = operation["ways"].setdefault(cell.way, {})
-            seen = row.setdefault(cell.identity, {"state": cell.state, "runs": []})
-            seen["runs"].append((run.name, cell))
-            if cell.state == "fail":
-                seen["state"] = "fail"
-    for operation in found.values():
-        states = [c["state"] for row in operation["ways"].values() for c in row.values()]
-        operation["state"] = "fail" if "fail" in states else "pass"
-        operation["count"] = sum(state != "n/a" for state in states)
-        first = next(
-            (
-                e.request
-                for row in operation["ways"].values()
-                for c in row.values()
-                for _, cell in c["runs"]
-                for e in cell.evidence
-                if not e.probe.startswith("with HEAD")
-            ),
-            None,
-        )
-        operation["method"] = first.method if first else ""
-    return list(found.values())
+def _operations(certificate: Certificate) -> list[OperationView]:
+    operations: dict[str, OperationView] = {}
+    for run in certificate.runs:
+        for case in run.cases:
+            operation = operations.setdefault(case.operation, OperationView(case.operation))
+            row = operation.vectors.setdefault(case.attack_vector, {})
+            view = row.setdefault(case.identity, CaseView(_anchor(case)))
+            view.runs.append((run.name, case))
+    return list(operations.values())
+
+
+def issue_groups(certificate: Certificate) -> Iterator[IssueGroup]:
+    """Yield the issues that belong to no run, then those of each operation and layer."""
+    if certificate.issues:
+        yield IssueGroup("Setup and coverage", [(issue, "") for issue in certificate.issues])
+    groups: dict[str, IssueGroup] = {}
+    for run in certificate.runs:
+        suffix = "" if run.name == "direct" else f" ({run.name})"
+        for case in run.cases:
+            group = groups.setdefault(case.operation, IssueGroup(case.operation))
+            for evidence in case.evidence:
+                source = f"{case.identity} / {case.attack_vector} / {evidence.probe}{suffix}"
+                group.issues += [(f"{source}: {i}", _anchor(case)) for i in evidence.issues]
+        for check in run.checks:
+            group = groups.setdefault(check.layer, IssueGroup(f"Layer: {check.layer}"))
+            group.issues += [(f"{issue}{suffix}", "") for issue in check.issues]
+    yield from (group for group in groups.values() if group.issues)
+
+
+def _anchor(case: Case) -> str:
+    vector = AttackVector(case.attack_vector).replace(" ", "-")
+    return f"{case.operation}/{vector}/{case.identity}"

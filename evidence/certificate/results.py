@@ -1,171 +1,220 @@
-"""What a certificate is made of: requests, answers, cells, rules and their faults."""
+"""The data of a certificate: requests, responses, cases, checks and their issues."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any
 
-PASS, FAIL, NOT_APPLICABLE = "pass", "fail", "n/a"
+
+class State(StrEnum):
+    """The result of a case."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    NOT_APPLICABLE = "n/a"
+
+
+class Verdict(StrEnum):
+    """The result of a certificate. `INCOMPLETE`: no issue, but a part was not run."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    INCOMPLETE = "incomplete"
 
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent; `shown` names whose token it is, since no certificate holds a token."""
+    """An HTTP request. `token_label` names its token, since no certificate contains a token."""
 
     method: str
     target: str
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes | None = None
-    shown: str = "no token"
+    token_label: str = "no token"
 
 
 @dataclass(frozen=True)
 class Response:
-    """What came back: header names in lower case, in the order of their arrival."""
+    """An HTTP response: header names in lower case, in the order received."""
 
     status: int
     headers: tuple[tuple[str, str], ...]
     body: bytes
     seconds: float
 
+    @property
+    def text(self) -> str:
+        return self.body.decode(errors="replace")
+
 
 @dataclass(frozen=True)
 class Evidence:
-    """One probe as it was run: what was sent, what came back, and every fault of it."""
+    """One probe: its request and response, how they compare with the control, and the effect."""
 
     probe: str
     request: Request
-    answer: Response | None
-    compared: str
+    response: Response | None
+    comparison: str
     effect: str
-    faults: tuple[str, ...] = ()
+    issues: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Case:
-    """One operation, one identity, one way in; `reason` says why a cell does not apply."""
+    """One operation, one identity, one attack vector.
+
+    `not_applicable` is the reason why the case does not apply, or empty.
+    """
 
     operation: str
     identity: str
-    way: str
+    attack_vector: str
     evidence: tuple[Evidence, ...] = ()
-    reason: str = ""
+    not_applicable: str = ""
 
     @property
-    def state(self) -> str:
-        if self.reason:
-            return NOT_APPLICABLE
-        return FAIL if any(e.faults for e in self.evidence) else PASS
+    def state(self) -> State:
+        if self.not_applicable:
+            return State.NOT_APPLICABLE
+        return State.FAIL if any(e.issues for e in self.evidence) else State.PASS
 
     @property
-    def faults(self) -> list[str]:
-        where = f"{self.operation} / {self.identity} / {self.way}"
-        return [f"{where} / {e.probe}: {fault}" for e in self.evidence for fault in e.faults]
+    def issues(self) -> list[str]:
+        name = f"{self.operation} / {self.identity} / {self.attack_vector}"
+        return [f"{name} / {e.probe}: {issue}" for e in self.evidence for issue in e.issues]
 
 
 @dataclass(frozen=True)
 class Check:
-    """One rule of a layer beneath the operations, and what was found."""
+    """One property of a layer below HTTP, what was examined, and the issues."""
 
     layer: str
     name: str
     evidence: str
-    faults: tuple[str, ...] = ()
+    issues: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Run:
-    """The matrix and the layers over one way to the database: `direct` or `pooled`."""
+    """The cases and checks of one path to the database: `direct` or `pooled`."""
 
     name: str
-    cells: tuple[Case, ...] = ()
-    rules: tuple[Check, ...] = ()
+    cases: tuple[Case, ...] = ()
+    checks: tuple[Check, ...] = ()
 
     @property
-    def faults(self) -> list[str]:
-        found = [fault for cell in self.cells for fault in cell.faults]
-        found += [f"{rule.layer} / {fault}" for rule in self.rules for fault in rule.faults]
-        return [f"{self.name}: {fault}" for fault in found]
+    def issues(self) -> list[str]:
+        issues = [issue for case in self.cases for issue in case.issues]
+        issues += [f"{check.layer} / {issue}" for check in self.checks for issue in check.issues]
+        return [f"{self.name}: {issue}" for issue in issues]
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """Everything that one run found out; `not_run` names what it could not look at."""
+    """The results of all runs. `issues` belong to no run; `not_run` names what was left out."""
 
-    about: Mapping[str, Any]
+    metadata: Mapping[str, Any]
     runs: tuple[Run, ...]
     not_run: tuple[str, ...] = ()
-    faults: tuple[str, ...] = ()
-    figures: Mapping[str, Any] = field(default_factory=dict)
+    issues: tuple[str, ...] = ()
 
     @property
-    def verdict(self) -> str:
-        """fail, incomplete (no fault, and not everything was looked at) or pass."""
-        if self.all_faults:
-            return "fail"
-        cells = [cell for run in self.runs for cell in run.cells if cell.state == PASS]
-        return "incomplete" if self.not_run or not cells else "pass"
+    def verdict(self) -> Verdict:
+        if self.all_issues:
+            return Verdict.FAIL
+        is_complete = not self.not_run and self.figures["cases_by_state"][State.PASS]
+        return Verdict.PASS if is_complete else Verdict.INCOMPLETE
 
     @property
-    def all_faults(self) -> list[str]:
-        return [*self.faults, *(fault for run in self.runs for fault in run.faults)]
+    def all_issues(self) -> list[str]:
+        return [*self.issues, *(issue for run in self.runs for issue in run.issues)]
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """Return how much was tried. `cases` counts those that apply, over all runs."""
+        cases = [case for run in self.runs for case in run.cases]
+        states = [case.state for case in cases]
+        by_state = {state: states.count(state) for state in State}
+        return {
+            "operations": len({case.operation for case in cases}),
+            "cases": len(cases) - by_state[State.NOT_APPLICABLE],
+            "cases_by_state": by_state,
+            "probes": sum(len(case.evidence) for case in cases),
+            "checks": sum(len(run.checks) for run in self.runs),
+            "issues": len(self.all_issues),
+        }
+
+    @property
+    def summary(self) -> str:
+        """Return the figures as a phrase, the same for the terminal and the page."""
+        numbers = self.figures
+        return (
+            f"{_count(numbers['cases'], 'case')} ({_count(numbers['probes'], 'probe')}) of"
+            f" {_count(numbers['operations'], 'operation')}, {_count(numbers['checks'], 'check')},"
+            f" {_count(numbers['issues'], 'issue')}"
+        )
 
 
 def as_json(certificate: Certificate) -> dict[str, Any]:
-    """Return the certificate as JSON holds it."""
+    """Return the content of certificate.json."""
     return {
         "certificate": "tenant isolation",
         "verdict": certificate.verdict,
-        **certificate.about,
-        "figures": dict(certificate.figures),
-        "faults": certificate.all_faults,
+        **certificate.metadata,
+        "figures": certificate.figures,
+        "issues": certificate.all_issues,
         "not_run": list(certificate.not_run),
         "runs": [
             {
                 "name": run.name,
-                "rules": [asdict(rule) | {"ok": not rule.faults} for rule in run.rules],
-                "cells": [_cell(cell) for cell in run.cells],
+                "checks": [asdict(check) | {"passed": not check.issues} for check in run.checks],
+                "cases": [_case(case) for case in run.cases],
             }
             for run in certificate.runs
         ],
     }
 
 
-def _cell(cell: Case) -> dict[str, Any]:
+def redacted(text: str) -> str:
+    """Return the text of a response with its access token replaced by an ellipsis."""
+    head, mark, rest = text.partition('"access_token":"')
+    return f"{head}{mark}…{rest[rest.index(chr(34)) :]}" if mark and chr(34) in rest else text
+
+
+def _case(case: Case) -> dict[str, Any]:
     return {
-        "operation": cell.operation,
-        "identity": cell.identity,
-        "way": cell.way,
-        "state": cell.state,
-        "reason": cell.reason,
-        "evidence": [_evidence(evidence) for evidence in cell.evidence],
+        "operation": case.operation,
+        "identity": case.identity,
+        "attack_vector": case.attack_vector,
+        "state": case.state,
+        "not_applicable": case.not_applicable,
+        "evidence": [_evidence(evidence) for evidence in case.evidence],
     }
 
 
 def _evidence(evidence: Evidence) -> dict[str, Any]:
-    request, answer = evidence.request, evidence.answer
+    request, response = evidence.request, evidence.response
     return {
         "probe": evidence.probe,
         "request": {
             "method": request.method,
             "target": request.target,
-            "token": request.shown,
+            "token": request.token_label,
             "headers": [list(pair) for pair in request.headers if pair[0] != "Authorization"],
             "body": request.body.decode(errors="replace") if request.body else None,
         },
-        "answer": {
-            "status": answer.status,
-            "headers": [list(pair) for pair in answer.headers],
-            "body": redacted(answer.body.decode(errors="replace")),
+        "response": {
+            "status": response.status,
+            "headers": [list(pair) for pair in response.headers],
+            "body": redacted(response.text),
         }
-        if answer
+        if response
         else None,
-        "compared": evidence.compared,
+        "comparison": evidence.comparison,
         "effect": evidence.effect,
-        "faults": list(evidence.faults),
+        "issues": list(evidence.issues),
     }
 
 
-def redacted(text: str) -> str:
-    """Return an answer's text without the tokens in it."""
-    head, mark, rest = text.partition('"access_token":"')
-    return f"{head}{mark}…{rest[rest.index(chr(34)) :]}" if mark and chr(34) in rest else text
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,16 +1,16 @@
-"""What a request did to the rows: hashes of every tenant table, read as superuser."""
+"""The effect of a request on the rows: hashes of every tenant table, read as superuser."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
 
 from db.security_audit import NON_TENANT_TABLES
 
-_TABLES = """
+_TENANT_TABLES = """
 select n.nspname, c.relname, min(a.attname::text)
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
@@ -19,67 +19,83 @@ join pg_attribute a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdroppe
 where c.relkind = 'r' and n.nspname !~ '^(pg_|information_schema$)' and not c.relname = any (%s)
 group by 1, 2 order by 1, 2"""
 
-# A whole row, from its JSON.
-INSERT = sql.SQL("insert into {0} select * from json_populate_record(null::{0}, %s::json)")
+# Takes the JSON of a complete row.
+INSERT_ROW = sql.SQL("insert into {0} select * from json_populate_record(null::{0}, %s::json)")
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table with a tenant in each row, in the column `tenant`."""
+class TenantTable:
+    """A table whose column `tenant_column` contains the tenant of each row."""
 
     schema: str
     name: str
-    tenant: str
+    tenant_column: str
 
     @property
-    def sql(self) -> sql.Identifier:
+    def identifier(self) -> sql.Identifier:
         return sql.Identifier(self.schema, self.name)
 
-
-Snapshot = Mapping[str, tuple[str, str]]  # table: hash of all its rows, of those of the foreign
-
-
-def tables(connection: psycopg.Connection[Any]) -> list[Table]:
-    """Return every table that holds rows of tenants."""
-    return [
-        Table(*row) for row in connection.execute(_TABLES, (list(NON_TENANT_TABLES),)).fetchall()
-    ]
+    @property
+    def tenant(self) -> sql.Identifier:
+        return sql.Identifier(self.tenant_column)
 
 
-def snapshot(
-    connection: psycopg.Connection[Any], among: Sequence[Table], foreign: Sequence[str]
+class Hashes(NamedTuple):
+    """The hashes of all rows of a table, and of the rows of other tenants."""
+
+    all_rows: str
+    foreign_rows: str
+
+
+Snapshot = Mapping[str, Hashes]  # by table name
+
+
+def tenant_tables(connection: psycopg.Connection[Any]) -> list[TenantTable]:
+    """Return every table with rows of tenants."""
+    rows = connection.execute(_TENANT_TABLES, (list(NON_TENANT_TABLES),)).fetchall()
+    return [TenantTable(*row) for row in rows]
+
+
+def take_snapshot(
+    connection: psycopg.Connection[Any], tables: Sequence[TenantTable], foreign: Sequence[str]
 ) -> Snapshot:
-    """Return, by table, the hashes of all rows and of those of the tenants `foreign`.
+    """Return the hashes of every table; `foreign` are the organizations of the other tenants.
 
-    The hash takes in xmin, so that a row written with the values that it had counts as changed.
+    The hash includes xmin, so rewriting a row with the same values counts as a change
+    (https://www.postgresql.org/docs/current/ddl-system-columns.html).
     """
-    rows = sql.SQL("md5(coalesce(string_agg(t.h, '' order by t.h){}, ''))")
-    only = rows.format(sql.SQL(" filter (where t.o = any ({}))").format(sql.Literal(list(foreign))))
+    digest = sql.SQL("md5(coalesce(string_agg(t.h, '' order by t.h){}, ''))")
+    all_rows = digest.format(sql.SQL(""))
+    condition = sql.SQL(" filter (where t.o = any ({}))").format(sql.Literal(list(foreign)))
     query = sql.SQL(" union all ").join(
         sql.SQL(
             "select {}, {}, {} from (select md5(_row.xmin::text || _row::text) as h,"
             " _row.{}::text as o from {} _row) t"
         ).format(
-            sql.Literal(t.name), rows.format(sql.SQL("")), only, sql.Identifier(t.tenant), t.sql
+            sql.Literal(table.name),
+            all_rows,
+            digest.format(condition),
+            table.tenant,
+            table.identifier,
         )
-        for t in among
+        for table in tables
     )
-    return {name: (whole, part) for name, whole, part in connection.execute(query).fetchall()}
+    return {name: Hashes(*hashes) for name, *hashes in connection.execute(query).fetchall()}
 
 
-def told(before: Snapshot, after: Snapshot, refused: bool) -> tuple[str, list[str]]:
-    """Return what happened in words, and the faults: a refusal may change nothing."""
-    foreign = sorted(name for name in before if before[name][1] != after[name][1])
-    changed = sorted(name for name in before if before[name][0] != after[name][0])
-    faults = [f"rows of another tenant changed: {', '.join(foreign)}"] if foreign else []
-    if refused and changed and not foreign:
-        faults.append(f"refused, and rows changed all the same: {', '.join(changed)}")
-    if faults:
-        return faults[0], faults
-    what = f"own rows changed: {', '.join(changed)}" if changed else "no row changed"
-    kept = "".join(part for _, part in after.values())
-    return f"{what}; foreign rows as before ({len(after)} tables, {_short(kept)})", []
-
-
-def _short(text: str) -> str:
-    return f"sha256 {hashlib.sha256(text.encode()).hexdigest()[:12]}"
+def compare_snapshots(
+    before: Snapshot, after: Snapshot, *, is_rejected: bool
+) -> tuple[str, list[str]]:
+    """Return a description of the effect, and the issues: a rejected request changes no row."""
+    foreign = sorted(t for t in before if before[t].foreign_rows != after[t].foreign_rows)
+    changed = sorted(t for t in before if before[t].all_rows != after[t].all_rows)
+    if foreign:
+        issue = f"rows of another tenant changed: {', '.join(foreign)}"
+        return issue, [issue]
+    if is_rejected and changed:
+        issue = f"the request was rejected, but rows changed: {', '.join(changed)}"
+        return issue, [issue]
+    effect = f"own rows changed: {', '.join(changed)}" if changed else "no row changed"
+    digest = hashlib.sha256("".join(hashes.foreign_rows for hashes in after.values()).encode())
+    unchanged = f"foreign rows unchanged ({len(after)} tables, sha256 {digest.hexdigest()[:12]})"
+    return f"{effect}; {unchanged}", []

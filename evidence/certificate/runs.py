@@ -1,276 +1,217 @@
-"""One run: set the stage, run the matrix and the layers, and say what was found."""
+"""Run the matrix and the checks, and assemble the certificate."""
 
-import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
-from db.errors import first_line
-from evidence.certificate import checks, identities, matrix, metadata, probes, row_snapshots, timing
+from evidence.certificate import checks, matrix, metadata, session_checks
+from evidence.certificate.actors import World
 from evidence.certificate.client import Client
-from evidence.certificate.identities import World
-from evidence.certificate.probes import Rows
-from evidence.certificate.results import Case, Certificate, Check, Request, Run
+from evidence.certificate.creators import coverage_issues
+from evidence.certificate.environments import (
+    ContractMismatch,
+    RunningService,
+    connect,
+    mutated_database,
+    require_same_contract,
+    started_service,
+)
+from evidence.certificate.identities import build_world
+from evidence.certificate.probes import Rows, run_cases
+from evidence.certificate.results import Case, Certificate, Check, Run
+from evidence.certificate.row_snapshots import tenant_tables
 from evidence.certificate.seeds import seeds
+from evidence.certificate.timing import timing_checks
 from evidence.certificate.values import Uncoverable
 from evidence.harness.pgbouncer import pooler
-from evidence.harness.postgres import Database, any_server, execute, new_database
-from evidence.harness.processes import HarnessError, find_program, last_line
-from evidence.harness.services import serving
+from evidence.harness.postgres import Database, any_server
+from evidence.harness.processes import HarnessError, find_program
 from openapi.contract import Contract
 
-PARTS = ("matrix", "layers", "timing", "pooler")
+Progress = Callable[[str], None]
+Connection = psycopg.Connection[Any]
+
+
+class Part(StrEnum):
+    """What a certificate consists of."""
+
+    MATRIX = "matrix"
+    LAYERS = "layers"
+    TIMING = "timing"
+    POOLER = "pooler"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to run; `planted` and `undo` are SQL that spoils the database and heals the server."""
+    """What to run. `sql` mutates the new database; `undo_sql` repairs the server afterwards."""
 
-    parts: tuple[str, ...] = PARTS
-    planted: str = ""
-    undo: str = ""
+    parts: tuple[Part, ...] = tuple(Part)
+    sql: str = ""
+    undo_sql: str = ""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What one way to the database brought: its run, and why parts of it were not run."""
+class RunResult:
+    """A run, the issues that ended it early, and what it left out."""
 
     run: Run
-    faults: tuple[str, ...]
-    not_run: tuple[str, ...]
+    issues: tuple[str, ...] = ()
+    not_run: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Target:
-    """The service that is certified; its keys are known where this process started it."""
-
-    host: str
-    port: int
-    keys_dir: Path | None
-
-
-class OtherContract(Exception):
-    """The service serves another contract than the one that is checked out."""
-
-
-def certificate(contract: Contract, options: Options, say: Callable[[str], None]) -> Certificate:
-    """Return the certificate of this tree, on a database and a service of its own."""
+def certify_tree(contract: Contract, options: Options, progress: Progress) -> Certificate:
+    """Return the certificate of this tree, for a new database and a new service."""
     started = time.monotonic()
-    found: list[Found] = []
-    faults = [*_uncoverable(contract)]
-    not_run = [f"{part}: not asked for" for part in PARTS if part not in options.parts]
+    results: list[RunResult] = []
+    issues = _coverage_issues(contract)
+    not_run = [f"{part}: not selected" for part in Part if part not in options.parts]
     version = "unknown"
     with tempfile.TemporaryDirectory(prefix="certify-") as name, ExitStack() as stack:
         folder = Path(name)
         try:
-            url = stack.enter_context(any_server(folder))
-            database = stack.enter_context(_spoilt_database(url, options))
-            superuser = stack.enter_context(_connected(database.superuser_url))
-            version = str(superuser.execute("show server_version").fetchone()[0])  # type: ignore[index]
-            say(f"PostgreSQL {version}")
-            found.append(_direct(contract, options, folder, database, superuser, say))
-            if "pooler" in options.parts and find_program("pgbouncer") is None:
+            server_url = stack.enter_context(any_server(folder))
+            database = stack.enter_context(
+                mutated_database(server_url, options.sql, options.undo_sql)
+            )
+            superuser = stack.enter_context(connect(database.superuser_url))
+            version = superuser.info.parameter_status("server_version") or version
+            progress(f"PostgreSQL {version}")
+            parts = options.parts
+            results.append(_direct_run(contract, parts, folder, database, superuser, progress))
+            if Part.POOLER in parts and find_program("pgbouncer") is None:
                 not_run.append("pooler: pgbouncer is not installed (apt-get install pgbouncer)")
-            elif "pooler" in options.parts:
-                found.append(_pooled(contract, folder, database, superuser, say))
+            elif Part.POOLER in parts:
+                results.append(_pooled_run(contract, folder, database, superuser, progress))
         except HarnessError as error:
-            faults.append(f"stage: {error}")
-    for part in found:
-        faults += part.faults
-        not_run += part.not_run
-    runs = tuple(part.run for part in found)
-    told = metadata.of(contract, version, started)
-    return Certificate(told, runs, tuple(not_run), tuple(faults), figures(runs))
+            issues.append(f"setup: {error}")
+    for result in results:
+        issues += result.issues
+        not_run += result.not_run
+    about = metadata.collect(contract, version, started)
+    runs = tuple(result.run for result in results)
+    return Certificate(about, runs, tuple(not_run), tuple(issues))
 
 
-def remote(
+def certify_service(
     contract: Contract,
-    service: Target,
+    service: RunningService,
     database_url: str | None,
-    parts: tuple[str, ...],
-    say: Callable[[str], None],
+    parts: tuple[Part, ...],
+    progress: Progress,
 ) -> Certificate:
-    """Return the certificate of a service that is running already.
+    """Return the certificate of a running service: matrix, and timing if selected.
 
-    Raises `OtherContract`. What needs its keys or its database is not run without them.
+    Expired tokens need its keys; row hashes need `database_url`. Raises `ContractMismatch`.
     """
     started = time.monotonic()
     client = Client(service.host, service.port)
-    not_run = ["layers, pooler: a running service was given, not its database"]
-    not_run += [] if "timing" in parts else ["timing: not asked for"]
-    faults = [*_uncoverable(contract)]
-    cells: tuple[Case, ...] = ()
-    rules: list[Check] = []
+    not_run = ["layers, pooler: they need a database and a service of the certificate's own"]
+    not_run += [] if Part.TIMING in parts else ["timing: not selected"]
+    issues = _coverage_issues(contract)
+    cases: tuple[Case, ...] = ()
+    timing: list[Check] = []
     with closing(client), ExitStack() as stack:
-        demand_contract(contract, client)
-        superuser = stack.enter_context(_connected(database_url)) if database_url else None
+        require_same_contract(contract, client)
+        superuser = stack.enter_context(connect(database_url)) if database_url else None
         if superuser is None:
-            not_run.append("effects: without --database-url no row can be looked at")
-        rows = Rows(superuser, row_snapshots.tables(superuser) if superuser else [])
+            not_run.append("effects: --database-url is missing, so rows were not examined")
+        rows = Rows(superuser, tenant_tables(superuser) if superuser else [])
         try:
-            world = identities.world(contract, client, service.keys_dir, superuser)
+            world = build_world(contract, client, service.keys_dir, superuser)
             plans = matrix.plans(contract)
-            cells = tuple(probes.cells(world, plans, rows, say))
-            if "timing" in parts:
-                rules = timing.rules(world, plans, say)
+            cases = tuple(run_cases(world, plans, rows, progress))
+            if Part.TIMING in parts:
+                timing = timing_checks(world, plans, progress)
             not_run += world.not_run
         except Uncoverable as error:
-            faults.append(f"cannot be covered: {error}")
-    runs = (Run("direct", cells, tuple(rules)),)
-    told = metadata.of(contract, "unknown", started)
-    return Certificate(told, runs, tuple(not_run), tuple(faults), figures(runs))
+            issues.append(f"cannot be covered: {error}")
+    runs = (Run("direct", cases, tuple(timing)),)
+    about = metadata.collect(contract, "unknown", started)
+    return Certificate(about, runs, tuple(not_run), tuple(issues))
 
 
-def _uncoverable(contract: Contract) -> list[str]:
-    return matrix.uncoverable(contract, {seed.parameter for seed in seeds(contract)})
+def _coverage_issues(contract: Contract) -> list[str]:
+    return coverage_issues(contract, {seed.parameter for seed in seeds(contract)})
 
 
-def demand_contract(contract: Contract, client: Client) -> None:
-    """Raise `OtherContract` unless the service says that it serves the contract checked out."""
-    answer = client.send(Request("GET", "/"))
-    try:
-        served = str(json.loads(answer.body)["contract"])
-    except (LookupError, ValueError, TypeError):
-        raise OtherContract(f"GET / answered {answer.status} and names no contract") from None
-    if served != f"sha256:{contract.hash}":
-        raise OtherContract(
-            f"the service serves {served}, checked out is sha256:{contract.hash}: nothing was run"
-        )
-
-
-def figures(runs: tuple[Run, ...]) -> dict[str, Any]:
-    """Return how much was looked at."""
-    cells = [cell for run in runs for cell in run.cells]
-    states = {state: sum(c.state == state for c in cells) for state in ("pass", "fail", "n/a")}
-    return {
-        "operations": len({cell.operation for cell in cells}),
-        "cells": len(cells),
-        "cells_by_state": states,
-        "probes": sum(len(cell.evidence) for cell in cells),
-        "rules": sum(len(run.rules) for run in runs),
-    }
-
-
-def _direct(
+def _direct_run(
     contract: Contract,
-    options: Options,
+    parts: tuple[Part, ...],
     folder: Path,
     database: Database,
-    superuser: psycopg.Connection[Any],
-    say: Callable[[str], None],
-) -> Found:
-    rules = [checks.catalogue_rule(contract, superuser)] if "layers" in options.parts else []
-    cells: tuple[Case, ...] = ()
-    faults: list[str] = []
-    not_run: list[str] = []
-    wanted = [part for part in options.parts if part != "pooler"]
+    superuser: Connection,
+    progress: Progress,
+) -> RunResult:
+    results: list[Check] = []
+    cases: tuple[Case, ...] = ()
+    issues: list[str] = []
+    not_run: tuple[str, ...] = ()
+    if Part.LAYERS in parts:
+        results.append(checks.catalogue_check(contract, superuser))
     try:
-        if wanted:
-            with _target(folder / "direct", database.app_url) as service:
-                client = Client(service.host, service.port)
-                demand_contract(contract, client)
-                world = identities.world(contract, client, service.keys_dir, superuser)
-                not_run += world.not_run
-                plans, rows = (
-                    matrix.plans(contract),
-                    Rows(superuser, row_snapshots.tables(superuser)),
-                )
-                if "layers" in options.parts:
-                    rules += _layers(database.app_url, superuser, world, rows, pooled=False)
-                    rules.append(checks.door_rule(database.app_url, world))
-                if "matrix" in options.parts:
-                    cells = tuple(probes.cells(world, plans, rows, say))
-                if "timing" in options.parts:
-                    rules += timing.rules(world, plans, say)
-    except HarnessError as error:
-        faults.append(f"stage: {error}")
-    except OtherContract as error:
-        faults.append(f"stage: {error}")
+        if {Part.MATRIX, Part.LAYERS, Part.TIMING} & set(parts):
+            with (
+                started_service(folder / "direct", database.app_url) as service,
+                closing(Client(service.host, service.port)) as client,
+            ):
+                require_same_contract(contract, client)
+                world = build_world(contract, client, service.keys_dir, superuser)
+                not_run = world.not_run
+                plans, rows = matrix.plans(contract), Rows(superuser, tenant_tables(superuser))
+                if Part.LAYERS in parts:
+                    url = database.app_url
+                    results += _layer_checks(url, superuser, world, rows, is_pooled=False)
+                    results.append(session_checks.session_check(url, world))
+                if Part.MATRIX in parts:
+                    cases = tuple(run_cases(world, plans, rows, progress))
+                if Part.TIMING in parts:
+                    results += timing_checks(world, plans, progress)
+    except (HarnessError, ContractMismatch) as error:
+        issues.append(f"setup: {error}")
     except Uncoverable as error:
-        faults.append(f"cannot be covered: {error}")
-    return Found(Run("direct", cells, tuple(rules)), tuple(faults), tuple(not_run))
+        issues.append(f"cannot be covered: {error}")
+    return RunResult(Run("direct", cases, tuple(results)), tuple(issues), not_run)
 
 
-def _pooled(
-    contract: Contract,
-    folder: Path,
-    database: Database,
-    superuser: psycopg.Connection[Any],
-    say: Callable[[str], None],
-) -> Found:
-    rules: list[Check] = []
-    cells: tuple[Case, ...] = ()
-    faults = []
+def _pooled_run(
+    contract: Contract, folder: Path, database: Database, superuser: Connection, progress: Progress
+) -> RunResult:
+    results: list[Check] = []
+    cases: tuple[Case, ...] = ()
+    issues: list[str] = []
     pool = folder / "pgbouncer"
     pool.mkdir()
     try:
         with (
             pooler(pool, database.app_url) as url,
-            _target(folder / "pooled", url) as service,
+            started_service(folder / "pooled", url) as service,
+            closing(Client(service.host, service.port)) as client,
         ):
-            client = Client(service.host, service.port)
-            world = identities.world(contract, client, service.keys_dir, superuser)
-            rows = Rows(superuser, row_snapshots.tables(superuser))
-            rules += _layers(url, superuser, world, rows, pooled=True)
-            cells = tuple(
-                probes.cells(world, matrix.plans(contract), rows, lambda id: say(f"pooled {id}"))
-            )
-            rules.append(checks.leftover_rule(url))
+            world = build_world(contract, client, service.keys_dir, superuser)
+            rows = Rows(superuser, tenant_tables(superuser))
+            results += _layer_checks(url, superuser, world, rows, is_pooled=True)
+            plans = matrix.plans(contract)
+            cases = tuple(run_cases(world, plans, rows, lambda id: progress(f"pooled {id}")))
+            results.append(session_checks.pooler_check(url))
     except HarnessError as error:
-        faults.append(f"stage: pooled: {error}")
+        issues.append(f"setup: pooled: {error}")
     except Uncoverable as error:
-        faults.append(f"pooled: cannot be covered: {error}")
-    return Found(Run("pooled", cells, tuple(rules)), tuple(faults), ())
+        issues.append(f"pooled: cannot be covered: {error}")
+    return RunResult(Run("pooled", cases, tuple(results)), tuple(issues))
 
 
-def _layers(
-    app_url: str, superuser: psycopg.Connection[Any], world: World, rows: Rows, *, pooled: bool
+def _layer_checks(
+    app_url: str, superuser: Connection, world: World, rows: Rows, *, is_pooled: bool
 ) -> list[Check]:
     return [
-        *checks.settings_rules(app_url, superuser, world, rows.tables),
-        checks.alternation_rule(app_url, world, rows.tables, pooled),
-        checks.service_alternation_rule(world),
+        *checks.settings_checks(app_url, superuser, world, rows.tables),
+        checks.alternation_check(app_url, world, rows.tables, is_pooled=is_pooled),
+        checks.service_alternation_check(world),
     ]
-
-
-def _connected(url: str) -> psycopg.Connection[Any]:
-    return psycopg.connect(url, autocommit=True)
-
-
-@contextmanager
-def _spoilt_database(superuser_url: str, options: Options) -> Iterator[Database]:
-    """Yield a new database, spoilt by `options.planted`; `options.undo` repairs the server."""
-    with new_database(superuser_url, "certify") as database:
-        try:
-            if options.planted:
-                execute(database.superuser_url, options.planted)
-        except psycopg.Error as error:
-            raise HarnessError(f"the database: {first_line(error)}") from error
-        try:
-            yield database
-        finally:
-            if options.undo:
-                execute(database.superuser_url, options.undo)
-
-
-@contextmanager
-def _target(folder: Path, database_url: str) -> Iterator[Target]:
-    """Run the service of this tree with one connection of each kind. Raises `HarnessError`."""
-    folder.mkdir()
-    settings = {
-        "DATABASE_CONNECTIONS": "1",
-        "HOST": "127.0.0.1",
-        "RATE_LIMITS": "false",
-        "DRAIN_SECONDS": "0",
-        "VALIDATE_RESPONSES": "true",
-    }
-    with serving(folder, database_url, environment=settings) as service:
-        yield Target("127.0.0.1", service.port, service.keys_dir)
-        if not service.is_running:
-            raise HarnessError(f"the service ended: {last_line(service.log)}")

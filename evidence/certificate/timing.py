@@ -1,4 +1,4 @@
-"""Whether the time to answer tells an id of another tenant from one that nothing has."""
+"""Whether response times distinguish another tenant's id from one that does not exist."""
 
 import math
 import random
@@ -6,83 +6,103 @@ import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from evidence.certificate.identities import World
-from evidence.certificate.matrix import Plan, Probe
-from evidence.certificate.request_builder import aims_of, draft
+from evidence.certificate.actors import World
+from evidence.certificate.attack_vectors import AttackVector, Location, Probe
+from evidence.certificate.matrix import Plan
+from evidence.certificate.request_builder import build_request, control_aim, victim_aim
 from evidence.certificate.results import Check
 
-PAIRS = 80  # of one look; a look that finds something is repeated with four times as many
-ALPHA = 0.001  # that noise alone makes one of all tests look like a difference
-LEAST_MS = 1.0
-LEAST_SHARE = 0.25  # of the median: what a loaded machine blurs is not called a difference
+PAIRS = 80  # of a measurement; a significant one is repeated with four times as many
+WARM_UP_PAIRS = 5
+ALPHA = 0.001  # the probability that noise makes any of all tests significant
+# Smaller differences are not significant: a loaded machine blurs them.
+MIN_DIFFERENCE_MS = 1.0
+MIN_DIFFERENCE_RATIO = 0.25  # of the median
 
 
 @dataclass(frozen=True)
-class Look:
-    """Paired differences (foreign less absent) and how likely chance makes them."""
+class Measurement:
+    """Paired differences (foreign minus nonexistent), and their probability under pure chance."""
 
     median_ms: float
     difference_ms: float
-    chance: float
+    p_value: float
     pairs: int
 
-    def is_found(self, tests: int) -> bool:
-        enough = max(LEAST_MS, LEAST_SHARE * self.median_ms)
-        return self.chance < ALPHA / tests and abs(self.difference_ms) >= enough
+    @property
+    def min_difference_ms(self) -> float:
+        return max(MIN_DIFFERENCE_MS, MIN_DIFFERENCE_RATIO * self.median_ms)
+
+    def is_significant(self, tests: int) -> bool:
+        """Return whether the difference is real, as one of `tests` (Bonferroni correction)."""
+        is_large = abs(self.difference_ms) >= self.min_difference_ms
+        return is_large and self.p_value < ALPHA / tests
 
 
-def rules(world: World, plans: list[Plan], say: Callable[[str], None]) -> list[Check]:
-    """Return one rule for each operation that takes an id."""
-    targets = [(plan, probe) for plan in plans if (probe := _probe(plan))]
-    return [_rule(world, plan, probe, len(targets), say) for plan, probe in targets]
+def timing_checks(world: World, plans: list[Plan], progress: Callable[[str], None]) -> list[Check]:
+    """Return one check for each operation that accepts an id."""
+    targets = [(plan, probe) for plan in plans if (probe := _id_probe(plan))]
+    checks = []
+    for plan, probe in targets:
+        progress(f"timing of {plan.operation.id}")
+        checks.append(_check(world, plan, probe, len(targets)))
+    return checks
 
 
-def look(foreign_ms: list[float], absent_ms: list[float]) -> Look:
-    """Compare paired samples by the sign test, which asks nothing of their distribution."""
-    differences = [a - b for a, b in zip(foreign_ms, absent_ms, strict=True) if a != b]
-    count, above = len(differences), sum(d > 0 for d in differences)
-    z = (abs(above - count / 2) - 0.5) / math.sqrt(count / 4) if count else 0.0
-    chance = math.erfc(max(0.0, z) / math.sqrt(2))
-    median = statistics.median(differences) if differences else 0.0
-    return Look(statistics.median(absent_ms), median, chance, len(foreign_ms))
+def compare_samples(foreign_ms: list[float], nonexistent_ms: list[float]) -> Measurement:
+    """Compare paired samples by the sign test, which assumes no distribution."""
+    pairs = zip(foreign_ms, nonexistent_ms, strict=True)
+    differences = [foreign - nonexistent for foreign, nonexistent in pairs]
+    differences = [difference for difference in differences if difference]
+    count, positive = len(differences), sum(difference > 0 for difference in differences)
+    z = (abs(positive - count / 2) - 0.5) / math.sqrt(count / 4) if count else 0.0
+    p_value = math.erfc(max(0.0, z) / math.sqrt(2))
+    difference_ms = statistics.median(differences) if differences else 0.0
+    return Measurement(
+        statistics.median(nonexistent_ms), difference_ms, p_value, pairs=len(foreign_ms)
+    )
 
 
-def _probe(plan: Plan) -> Probe | None:
-    for way in ("path id", "parent id", "body"):
-        probes = plan.ways[way]
-        if not isinstance(probes, str):
-            for probe in probes:
-                if probe.where in ("path", "body") and probe.declared and not plan.is_public:
-                    return probe
+def _id_probe(plan: Plan) -> Probe | None:
+    """Return the first probe that names the victim's id, None for public operations."""
+    if plan.is_public:
+        return None
+    for vector in (AttackVector.PATH_ID, AttackVector.PARENT_ID, AttackVector.BODY):
+        for probe in plan.probes[vector]:
+            if probe.location in (Location.PATH, Location.BODY) and probe.is_declared:
+                return probe
     return None
 
 
-def _rule(world: World, plan: Plan, probe: Probe, tests: int, say: Callable[[str], None]) -> Check:
-    say(f"timing of {plan.operation.id}")
-    first = _look(world, plan, probe, PAIRS)
-    seen = first
-    if first.is_found(tests):  # chance seldom says it twice
-        seen = _look(world, plan, probe, 4 * PAIRS)
-    found = first.is_found(tests) and seen.is_found(tests)
-    told = (
-        f"median {seen.median_ms:.2f} ms, difference {seen.difference_ms:+.3f} ms in"
-        f" {seen.pairs} pairs (p = {seen.chance:.2g}, {tests} tests; a difference counts from"
-        f" {max(LEAST_MS, LEAST_SHARE * seen.median_ms):.2f} ms on)"
+def _check(world: World, plan: Plan, probe: Probe, tests: int) -> Check:
+    first = last = _measure(world, plan, probe, PAIRS)
+    if first.is_significant(tests):  # chance is unlikely to repeat itself
+        last = _measure(world, plan, probe, 4 * PAIRS)
+    figures = (
+        f"median {last.median_ms:.2f} ms, difference {last.difference_ms:+.3f} ms in"
+        f" {last.pairs} pairs (p = {last.p_value:.2g}, {tests} tests; significant from"
+        f" {last.min_difference_ms:.2f} ms)"
     )
-    name = f"{plan.operation.id}: an id of another tenant takes as long as one that nothing has"
-    fault = f"{plan.operation.id}: the time to answer tells them apart: {told}"
-    return Check("timing", name, told, (fault,) if found else ())
+    id = plan.operation.id
+    issue = f"{id}: the response time distinguishes another tenant's id: {figures}"
+    return Check(
+        "timing",
+        f"{id}: the response time is the same for another tenant's id and a nonexistent one",
+        figures,
+        (issue,) if last.is_significant(tests) else (),
+    )
 
 
-def _look(world: World, plan: Plan, probe: Probe, pairs: int) -> Look:
-    actor = world.actors["other"]
-    samples: tuple[list[float], list[float]] = ([], [])
-    for n in range(pairs + 5):
-        aims = aims_of(world, actor)
-        order = random.sample((0, 1), 2)
-        for which in order:
-            request, _ = draft(world, plan, actor, actor.tokens[0], probe, aims[which])
-            answer = world.client.send(request)
-            if n >= 5:  # the first answers warm up
-                samples[which].append(answer.seconds * 1000)
-    return look(*samples)
+def _measure(world: World, plan: Plan, probe: Probe, pairs: int) -> Measurement:
+    actor = world.rival
+    foreign_ms: list[float] = []
+    nonexistent_ms: list[float] = []
+    for n in range(pairs + WARM_UP_PAIRS):
+        aims = [(victim_aim(world, plan), foreign_ms), (control_aim(world), nonexistent_ms)]
+        random.shuffle(aims)
+        for aim, samples in aims:
+            request, _ = build_request(world, plan, actor, actor.tokens[0], probe, aim)
+            response = world.client.send(request)
+            if n >= WARM_UP_PAIRS:
+                samples.append(response.seconds * 1000)
+    return compare_samples(foreign_ms, nonexistent_ms)

@@ -1,4 +1,4 @@
-"""Valid values from schemas of the contract, fresh each time, and all of one length."""
+"""Valid values for schemas of the contract: different each time, but of the same length."""
 
 import base64
 import math
@@ -17,9 +17,8 @@ from hypothesis import HealthCheck, Verbosity, given, settings
 from hypothesis.errors import Unsatisfiable
 from hypothesis.strategies import from_regex
 
-TRIES = 20
-FRESH = 10**8
-# Texts of a format from a number below FRESH, so that no two rows have the same.
+DISTINCT_VALUES = 10**8
+# Text in a format from a number below DISTINCT_VALUES, so that no two rows have the same value.
 FORMATS: dict[str, Callable[[int], str]] = {
     "date-time": lambda n: f"{datetime.fromtimestamp(10**9 + n, UTC):%Y-%m-%dT%H:%M:%SZ}",
     "date": lambda n: f"{date.fromordinal(700_000 + n % 36_500)}",
@@ -29,32 +28,34 @@ FORMATS: dict[str, Callable[[int], str]] = {
     "uri": lambda n: f"https://example.com/{n:08}",
     "byte": lambda n: base64.b64encode(n.to_bytes(6)).decode(),
 }
-DATE = re.compile(r"\d{4}-\d\d-\d\d")  # there are few, and two tenants may have the same
+# Dates do not identify a tenant: there are so few that two tenants may have the same one.
+DATE = re.compile(r"\d{4}-\d\d-\d\d")
 
 
 class Uncoverable(Exception):
-    """No request can be made from the contract; the text says of what and why."""
+    """The certificate cannot derive a request from the contract; the message says why."""
 
 
-def absent(like: str) -> str:
-    """Return an id that nothing has, made at the same time as `like` so that it sorts beside it."""
+def nonexistent_id(template: str) -> str:
+    """Return an id that no row has. A UUID keeps the template's time, so it sorts next to it."""
     try:
-        made = uuid.UUID(like)
+        parsed = uuid.UUID(template)
     except ValueError:
-        return secrets.token_hex(max(1, len(like) // 2))[: len(like)]
-    return f"{str(made)[:24]}{secrets.token_hex(6)}"
+        return secrets.token_hex(max(1, len(template) // 2))[: len(template)]
+    return f"{str(parsed)[:24]}{secrets.token_hex(6)}"
 
 
 def sample(
     schema: Mapping[str, Any],
     ids: Mapping[str, str],
-    word: str,
+    prefix: str,
     name: str = "",
     example: Any = None,
 ) -> Any:
-    """Return a value of a schema without `$ref`: ids by the name of their property, and fresh text.
+    """Return a valid value for a schema without `$ref`.
 
-    `example` is taken where no fresh text matches the schema. Raises `Uncoverable`.
+    A UUID property takes the value of its name in `ids`. Text starts with `prefix` where the
+    schema allows it. `example` is the fallback if no generated text matches. Raises `Uncoverable`.
     """
     schema = merged(schema)
     example = schema.get("example", example)
@@ -62,16 +63,16 @@ def sample(
         return secrets.choice(schema["enum"])
     match schema.get("type"):
         case "object":
-            given = example if isinstance(example, dict) else {}
+            examples = example if isinstance(example, dict) else {}
             return {
-                key: sample(part, ids, word, key, given.get(key))
+                key: sample(part, ids, prefix, key, examples.get(key))
                 for key, part in schema.get("properties", {}).items()
                 if not part.get("readOnly")
-                and (key in schema.get("required", ()) or key in ids or not _is_id(part))
+                and (key in schema.get("required", ()) or key in ids or not _is_uuid(part))
             }
         case "array":
-            items = max(1, schema.get("minItems", 0)) if schema.get("maxItems", 1) else 0
-            return [sample(schema["items"], ids, word, name) for _ in range(items)]
+            length = max(1, schema.get("minItems", 0)) if schema.get("maxItems", 1) else 0
+            return [sample(schema["items"], ids, prefix, name) for _ in range(length)]
         case "integer" | "number":
             return _number(schema)
         case "boolean":
@@ -79,25 +80,25 @@ def sample(
         case "string" if schema.get("format") == "uuid":
             return ids.get(name) or str(uuid.uuid4())
         case "string" if schema.get("format") in FORMATS:
-            return FORMATS[schema["format"]](secrets.randbelow(FRESH))
+            return FORMATS[schema["format"]](secrets.randbelow(DISTINCT_VALUES))
         case "string":
-            return _text(schema, word, name, example)
-    raise Uncoverable(f"no value can be made for `{name or 'body'}`: its schema has no known type")
+            return _text(schema, prefix, name, example)
+    raise Uncoverable(f"cannot generate a value for `{name or 'body'}`: its schema has no type")
 
 
-def _is_id(schema: Mapping[str, Any]) -> bool:
-    """Tell whether a value may name something: an optional one that names nothing is left out."""
-    return merged(schema).get("format") == "uuid"
+def sample_header(parameter: Mapping[str, Any]) -> str:
+    """Return a value for a header parameter, new each time if it is text. Raises `Uncoverable`."""
+    name, example = parameter["name"], parameter.get("example")
+    return str(sample(parameter["schema"], {}, "Key", name, example))
 
 
-def is_text(schema: Mapping[str, Any]) -> bool:
-    """Tell whether a schema lets in free text."""
+def is_free_text(schema: Mapping[str, Any]) -> bool:
     plain = merged(schema)
     return plain.get("type") == "string" and not {"enum", "format"} & plain.keys()
 
 
 def leaves(value: Any) -> Iterator[Any]:
-    """Yield what a JSON value holds that is no object and no array."""
+    """Yield the scalars of a JSON value."""
     if isinstance(value, dict | list):
         for part in value.values() if isinstance(value, dict) else value:
             yield from leaves(part)
@@ -105,59 +106,69 @@ def leaves(value: Any) -> Iterator[Any]:
         yield value
 
 
-def words(schema: Mapping[str, Any]) -> set[str]:
-    """Return the values of enums, which are everybody's."""
-    whole = merged(schema)
-    parts = [*whole.get("properties", {}).values(), whole.get("items", {})]
-    below = {word for part in parts for word in words(part)} if any(parts) else set()
-    return below | {word for word in whole.get("enum", ()) if isinstance(word, str)}
+def enum_values(schema: Mapping[str, Any]) -> set[str]:
+    """Return the texts of all enums in a schema: every tenant may use them."""
+    schema = merged(schema)
+    parts = [*schema.get("properties", {}).values(), schema.get("items", {})]
+    nested = {text for part in parts for text in enum_values(part)} if any(parts) else set()
+    return nested | {text for text in schema.get("enum", ()) if isinstance(text, str)}
 
 
 def merged(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema with its `allOf` folded in and the first of its alternatives taken."""
+    """Return a schema with `allOf` merged in, and the first alternative of `oneOf` and `anyOf`."""
     parts = [*schema.get("allOf", ())]
     parts += [schema[key][0] for key in ("oneOf", "anyOf") if schema.get(key)]
-    whole: dict[str, Any] = {}
+    result: dict[str, Any] = {}
     for part in [*(merged(part) for part in parts), schema]:
-        properties = {**whole.get("properties", {}), **part.get("properties", {})}
-        whole = {**whole, **part} | ({"properties": properties} if properties else {})
-    return whole
+        properties = {**result.get("properties", {}), **part.get("properties", {})}
+        result = {**result, **part} | ({"properties": properties} if properties else {})
+    return result
+
+
+def _is_uuid(schema: Mapping[str, Any]) -> bool:
+    """Return whether a value may reference a row; an optional reference to none is left out."""
+    return merged(schema).get("format") == "uuid"
 
 
 def _number(schema: Mapping[str, Any]) -> int | float:
-    """Return a number within its bounds, of at most nine digits where they allow it."""
-    low: float = schema.get("minimum", -FRESH)
-    high: float = schema.get("maximum", FRESH)
-    least = math.ceil(max(low, min(-FRESH, high))) + bool(schema.get("exclusiveMinimum"))
-    most = math.floor(min(high, max(FRESH, low))) - bool(schema.get("exclusiveMaximum"))
-    if least > most:
+    """Return a number within the schema's bounds, of at most nine digits if they allow it."""
+    low: float = schema.get("minimum", -DISTINCT_VALUES)
+    high: float = schema.get("maximum", DISTINCT_VALUES)
+    minimum = math.ceil(max(low, min(-DISTINCT_VALUES, high)))
+    minimum += bool(schema.get("exclusiveMinimum"))
+    maximum = math.floor(min(high, max(DISTINCT_VALUES, low)))
+    maximum -= bool(schema.get("exclusiveMaximum"))
+    if minimum > maximum:
         return (low + high) / 2
-    number = least + secrets.randbelow(most - least + 1)
-    whole: float = number - number % schema.get("multipleOf", 1)
-    return number if whole < least else whole
+    number = minimum + secrets.randbelow(maximum - minimum + 1)
+    multiple: float = number - number % schema.get("multipleOf", 1)
+    return number if multiple < minimum else multiple
 
 
-def _text(schema: Mapping[str, Any], word: str, name: str, example: Any) -> str:
-    most, least = schema.get("maxLength", 40), schema.get("minLength", 0)
-    token = secrets.token_hex(8)
-    for text in (f"{word} {token}", f"{word}-{token}", f"{word}{token}", token, token.upper()):
-        text = text[-most:].ljust(least, "x")
-        if re.search(schema.get("pattern", ""), text) and len(text) >= least:
+def _text(schema: Mapping[str, Any], prefix: str, name: str, example: Any) -> str:
+    maximum, minimum = schema.get("maxLength", 40), schema.get("minLength", 0)
+    pattern = schema.get("pattern", "")
+    random = secrets.token_hex(8)
+    candidates = (f"{prefix} {random}", f"{prefix}-{random}", f"{prefix}{random}", random)
+    for text in (*candidates, random.upper()):
+        text = text[-maximum:].ljust(minimum, "x")
+        if re.search(pattern, text) and len(text) >= minimum:
             return text
-    if text := next(_matching(schema.get("pattern", ""), least, most), ""):
+    if text := next(_matching_texts(pattern, minimum, maximum), ""):
         return text
     if isinstance(example, str):
         return example
-    raise Uncoverable(f"no text can be made for `{name}`: give it an example")
+    raise Uncoverable(f"cannot generate a text for `{name}`: add an example to its schema")
 
 
 @cache
-def _matching(pattern: str, least: int, most: int) -> Iterator[str]:
-    """Yield texts that a pattern lets in: each once, then all again when no more are found.
+def _matching_texts(pattern: str, minimum: int, maximum: int) -> Iterator[str]:
+    """Yield texts that match a pattern: each once, then again from the first.
 
-    Hypothesis would make the same each time where `CI` is set: right for a test, not for rows.
+    Where `CI` is set, Hypothesis generates the same examples each time: right for a test, wrong
+    for rows. Hence `derandomize=False`.
     """
-    found: dict[str, None] = {}  # in the order of their making
+    texts: dict[str, None] = {}  # a set that keeps the order
 
     @settings(
         derandomize=False,
@@ -168,13 +179,13 @@ def _matching(pattern: str, least: int, most: int) -> Iterator[str]:
     )
     @given(from_regex(pattern, fullmatch=True))
     def keep(text: str) -> None:
-        if least <= len(text) <= most:
-            found.setdefault(text)
+        if minimum <= len(text) <= maximum:
+            texts.setdefault(text)
 
-    old = -1
-    with suppress(Unsatisfiable):  # nothing matches
-        while len(found) > old:
-            old = len(found)
+    yielded = -1
+    with suppress(Unsatisfiable):  # no text matches
+        while len(texts) > yielded:
+            yielded = len(texts)
             keep()
-            yield from list(found)[old:]
-    yield from cycle(found)
+            yield from list(texts)[yielded:]
+    yield from cycle(texts)

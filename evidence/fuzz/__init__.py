@@ -1,1 +1,1 @@
-"""Schemathesis against the running service, signed in and with ids that exist."""
+"""`make fuzz`: Schemathesis against the running service, with valid tokens and existing ids."""

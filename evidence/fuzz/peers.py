@@ -1,4 +1,4 @@
-"""Peers: guests who keep organizations and what is in them, so that generated requests hit them."""
+"""Guests that own organizations and resources, so that generated requests hit existing ones."""
 
 import re
 from collections.abc import Mapping, Set
@@ -9,20 +9,20 @@ import httpx
 from openapi.contract import Contract, Operation
 
 ORGS = "/orgs"
-NOWHERE = "00000000-0000-7000-8000-000000000000"
+ABSENT_ID = "00000000-0000-7000-8000-000000000000"
 PARAMETER = re.compile(r"\{(\w+)\}")
 
 
 class Peer:
-    """One guest: its tokens by organization, and what it has made and not deleted."""
+    """One guest: a token per organization, and the ids of its existing resources."""
 
     def __init__(self, http: httpx.Client, contract: Contract) -> None:
-        """Sign in and make a first organization, its home."""
+        """Sign in and create a first organization, the home."""
         self._http = http
         self._creators = {o.path: o for o in contract.operations.values() if o.method == "post"}
         self._references = references(contract)
-        self._made = 0
-        self._alive: dict[str, list[str]] = {}
+        self._count = 0
+        self._existing: dict[str, list[str]] = {}  # ids by collection
         self.known: set[str] = set()
         signed_in = self._expect(self._http.post("/auth/guest"), 201)
         self.home: str = signed_in["org_id"]
@@ -30,109 +30,113 @@ class Peer:
         self._create(ORGS, ORGS)
 
     def token(self, org_id: str | None) -> str:
-        """Return a token bound to `org_id` where the peer is a member, else to its home."""
-        orgs = self._alive.get(ORGS, [])
+        """Return a token for `org_id` if the peer is a member, else for its home."""
+        orgs = self._existing.get(ORGS, [])
         if self.home not in orgs:
             self.home = orgs[0] if orgs else self._create(ORGS, ORGS)
-        wanted = org_id if org_id in self._alive[ORGS] else self.home
-        if wanted not in self._tokens:
-            exchange = {"org_id": wanted}
-            answer = self._http.post("/auth/token", json=exchange, headers=self._any_token())
-            self._tokens[wanted] = self._expect(answer, 200)["access_token"]
-        return self._tokens[wanted]
+        org = org_id if org_id in self._existing[ORGS] else self.home
+        if org not in self._tokens:
+            exchange = {"org_id": org}
+            response = self._http.post("/auth/token", json=exchange, headers=self._any_token())
+            self._tokens[org] = self._expect(response, 200)["access_token"]
+        return self._tokens[org]
 
     def owns(self, token: str) -> bool:
+        """Return whether the token is one of this peer."""
         return token in self._tokens.values()
 
-    def made(self, collection: str, id: str) -> None:
+    def add(self, collection: str, id: str) -> None:
+        """Record a resource that was created."""
         self.known.add(id)
-        self._alive.setdefault(collection, []).append(id)
+        self._existing.setdefault(collection, []).append(id)
 
-    def deleted(self, path: str) -> None:
-        """Forget what a path named, everything below it, and what may have gone with it."""
+    def remove(self, path: str) -> None:
+        """Record a deletion: of the resource, of everything below it, and of referencing rows."""
         collection, _, id = path.rpartition("/")
-        if id in self._alive.get(collection, []):
-            self._alive[collection].remove(id)
+        if id in self._existing.get(collection, []):
+            self._existing[collection].remove(id)
         org = "/".join(path.split("/")[:3])
-        gone = {
+        referencing = {
             f"{org}/{table}"
             for table, columns in self._references.items()
             if collection in {f"{org}/{row.split('/')[3]}" for row in columns.values()}
         }
-        for other in list(self._alive):
-            if other.startswith(f"{path}/") or other in gone:
-                del self._alive[other]
+        for other in list(self._existing):
+            if other.startswith(f"{path}/") or other in referencing:
+                del self._existing[other]
 
     def existing(
         self, template: str, values: Mapping[str, Any], *, keep_known: bool, fresh: Set[str]
     ) -> dict[str, str]:
-        """Return the path parameters, each that names nothing replaced by one that does.
+        """Return the path parameters, with ids of absent resources replaced by existing ones.
 
-        With `keep_known` an id that was once given stays, whatever became of it. Of the
-        collections in `fresh` a new member is made, which the request may then delete.
+        With `keep_known`, an id stays that ever existed. For a collection in `fresh`, a new
+        member is created, which the request may then delete.
         """
         chosen: dict[str, str] = {}
         for name in PARAMETER.findall(template):
             prefix = template.partition(f"/{{{name}}}")[0]
             collection = PARAMETER.sub(lambda match: chosen[match[1]], prefix)
             value = str(values.get(name, "")).lower()
-            kept = value in self._alive.get(collection, []) or (keep_known and value in self.known)
-            if not kept and prefix in self._creators:
+            is_kept = value in self._existing.get(collection, []) or (
+                keep_known and value in self.known
+            )
+            if not is_kept and prefix in self._creators:
                 value = self._member(prefix, collection, new=prefix in fresh)
             chosen[name] = value
         return chosen
 
-    def refer(
+    def fill_references(
         self, operation: Operation, org_id: str, body: dict[str, Any], *, keep_known: bool
     ) -> None:
-        """Make what a body refers to ids of rows of the organization, each that names nothing."""
+        """Replace references of a body to absent rows by references to existing rows."""
         for column, template in self._references.get(operation.tag, {}).items():
             if body.get(column) is not None:
-                own, row = PARAMETER.findall(template)
-                values = {own: org_id, row: body[column]}
-                kept = self.existing(template, values, keep_known=keep_known, fresh=frozenset())
-                body[column] = kept[row]
+                org_parameter, row_parameter = PARAMETER.findall(template)
+                values = {org_parameter: org_id, row_parameter: body[column]}
+                ids = self.existing(template, values, keep_known=keep_known, fresh=frozenset())
+                body[column] = ids[row_parameter]
 
     def _member(self, template: str, collection: str, *, new: bool) -> str:
+        """Return the id of a member of the collection, creating one when necessary."""
         if template == ORGS and not new:
             self.token(None)
             return self.home
-        alive = self._alive.get(collection, [])
-        return alive[-1] if alive and not new else self._create(template, collection)
+        ids = self._existing.get(collection, [])
+        return ids[-1] if ids and not new else self._create(template, collection)
 
     def _create(self, template: str, collection: str) -> str:
-        """Make one more; below an org that is not the peer's nothing can be."""
+        """Create a member and return its id; `ABSENT_ID` below a foreign organization."""
         bearer = self._any_token()
         if template != ORGS:
             bearer = {"Authorization": f"Bearer {self.token(collection.split('/')[2])}"}
         for _ in range(3):
-            self._made += 1
-            body = example(self._creators[template], f" {self._made}")
+            self._count += 1
+            body = example(self._creators[template], f" {self._count}")
             if template != ORGS and isinstance(body, dict):
                 org_id = collection.split("/")[2]
-                self.refer(self._creators[template], org_id, body, keep_known=False)
-            answer = self._http.post(collection, json=body, headers=bearer)
-            if answer.status_code != 409:
+                self.fill_references(self._creators[template], org_id, body, keep_known=False)
+            response = self._http.post(collection, json=body, headers=bearer)
+            if response.status_code != 409:
                 break
-        if answer.status_code == 404:
-            return NOWHERE
-        if answer.status_code == 409:  # there can be no more of them
-            return (self._alive.get(collection) or [NOWHERE])[-1]
-        id: str = self._expect(answer, 201)["id"]
-        self.made(collection, id)
+        if response.status_code == 404:
+            return ABSENT_ID
+        if response.status_code == 409:  # every value of a unique key is taken
+            return (self._existing.get(collection) or [ABSENT_ID])[-1]
+        id: str = self._expect(response, 201)["id"]
+        self.add(collection, id)
         return id
 
     def _any_token(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {next(iter(self._tokens.values()))}"}
 
-    def _expect(self, answer: httpx.Response, status: int) -> Any:
-        assert answer.status_code == status, f"{answer.request.url}: {answer.text}"
-        return answer.json()
+    def _expect(self, response: httpx.Response, status: int) -> Any:
+        assert response.status_code == status, f"{response.request.url}: {response.text}"
+        return response.json()
 
 
 def references(contract: Contract) -> dict[str, dict[str, str]]:
-    """Return {table: {column: the path of the row that it refers to}}, if that is right below
-    the organization."""
+    """Return {table: {column: path of the referenced row}} for rows right below an organization."""
     rows = {
         o.tag: o.path
         for o in contract.operations.values()
@@ -145,7 +149,7 @@ def references(contract: Contract) -> dict[str, dict[str, str]]:
 
 
 def example(operation: Operation, suffix: str = "") -> Any:
-    """Return the example body of an operation; `suffix` makes its free texts others."""
+    """Return the example body of an operation, with `suffix` appended to texts where it fits."""
     if operation.body is None:
         return None
     content = next(iter(operation.body["content"].values()))
@@ -153,6 +157,7 @@ def example(operation: Operation, suffix: str = "") -> Any:
     for name, schema in content["schema"].get("properties", {}).items():
         if name in body and "pattern" in schema:
             texts = (f"{body[name]}{suffix}", f"{body[name]}{suffix.strip()}")
-            fits = (t for t in texts if len(t) <= schema["maxLength"])
-            body[name] = next((t for t in fits if re.search(schema["pattern"], t)), body[name])
+            short = (text for text in texts if len(text) <= schema["maxLength"])
+            valid = (text for text in short if re.search(schema["pattern"], text))
+            body[name] = next(valid, body[name])
     return body

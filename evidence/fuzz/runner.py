@@ -1,4 +1,4 @@
-"""One run of Schemathesis in a process of its own, and what a run must show to pass."""
+"""One run of Schemathesis in a child process, and the conditions for it to pass."""
 
 import json
 import os
@@ -19,39 +19,42 @@ from openapi.contract import Contract, Operation
 
 HERE = Path(__file__).parent
 PHASES = ["coverage", "examples", "fuzzing", "stateful"]
-INPUTLESS = 3
+# An operation without input is always the same request, which a phase sends only once.
+MIN_SUCCESSES_WITHOUT_INPUT = 3
 
 
 @dataclass(frozen=True)
 class Run:
-    """What one run found; counts are by "METHOD /path".
+    """The outcome of one run, counted by operation ("METHOD /path").
 
-    `answers` are the statuses, `tries` those of our own check, `replays` the requests that
-    object_level_authorization sent as the peer.
+    `statuses` are those of all responses, `stranger_tries` counts the uses of our own check, and
+    `replays` the requests that object_level_authorization sent as the peer.
     """
 
     seed: int
     exit_code: int
     output: str
     report: Mapping[str, Any]
-    answers: Mapping[str, Mapping[int, int]]
-    tries: Mapping[str, int]
+    statuses: Mapping[str, Mapping[int, int]]
+    stranger_tries: Mapping[str, int]
     replays: Mapping[str, int]
 
     @property
     def cases(self) -> int:
-        """Cases that were checked, without the requests that checks sent themselves."""
-        found = self.report["test_cases"]
-        return int(found["generated"]) - int(found["without_checks"])
+        """The number of cases with checks; the requests of the checks themselves do not count."""
+        counts = self.report["test_cases"]
+        return int(counts["generated"]) - int(counts["without_checks"])
 
     @property
-    def failures(self) -> int:
-        found = self.report["test_cases"]
-        return int(found["with_failures"]) + int(found["errored"])
+    def failed_cases(self) -> int:
+        """The number of cases that failed a check or ended in an error."""
+        counts = self.report["test_cases"]
+        return int(counts["with_failures"]) + int(counts["errored"])
 
     def successes(self, label: str) -> int:
-        counted = self.answers.get(label, {})
-        return sum(count for status, count in counted.items() if 200 <= status < 300)
+        """Return the number of 2xx responses of an operation."""
+        counts = self.statuses.get(label, {})
+        return sum(count for status, count in counts.items() if 200 <= status < 300)
 
 
 def run(
@@ -61,37 +64,29 @@ def run(
     *,
     seed: int,
     examples: int,
-    seconds: float,
+    timeout: float,
     paths: str = "",
 ) -> Run:
-    """Fuzz the service with at most `examples` for each operation and phase.
+    """Fuzz the service with at most `examples` cases per operation and phase.
 
-    `paths` is a regular expression of the paths that are fuzzed, all when it is empty.
-
-    The reports go to `folder`, a new one. Raises `subprocess.TimeoutExpired` after `seconds`.
+    `paths` is a regular expression that selects paths, by default all. The reports are written to
+    `folder`, which must not exist. Raises `subprocess.TimeoutExpired` after `timeout` seconds.
     """
     folder.mkdir()
     report, counts, peers = (folder / name for name in ("report.json", "counts.json", "peers.json"))
     with _client(service) as ours, _client(service) as theirs:
         rival, stranger = Peer(ours, contract), Peer(theirs, contract)
-    # The owner's header is a placeholder: hooks.py puts the token of the case's organization there.
-    # Replays do not pass the hooks, so the rival's token is a real one.
+    # hooks.py replaces the owner's placeholder by the token for the organization of a case.
+    # Replays bypass the hooks, so the rival needs a real token.
     identities = [_identity("acme", "acme"), _identity("rival", rival.token(rival.home))]
     peers.write_text(json.dumps({"auth": identities}))
-    command = [
-        *(
-            sys.executable,
-            "-m",
-            "schemathesis.cli",
-            "--config-file",
-            str(HERE / "schemathesis.toml"),
-        ),
-        *("run", f"{service.url}/openapi.json", "--checks", "all", "--no-color"),
-        *("--seed", str(seed), "--max-examples", str(examples)),
-        *("--report", "json", "--report-json-path", str(report)),
-        *(("--include-path-regex", paths) if paths else ()),
-    ]
-    # Measuring the coverage of the fuzzer itself would only make it slower.
+    command = [sys.executable, "-m", "schemathesis.cli"]
+    command += ["--config-file", str(HERE / "schemathesis.toml")]
+    command += ["run", f"{service.url}/openapi.json", "--checks", "all", "--no-color"]
+    command += ["--seed", str(seed), "--max-examples", str(examples)]
+    command += ["--report", "json", "--report-json-path", str(report)]
+    command += ["--include-path-regex", paths] if paths else []
+    # Measuring the coverage of the fuzzer itself would only slow it down.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
     environment = {
         **inherited,
@@ -105,85 +100,91 @@ def run(
         "FUZZ_STRANGER": stranger.token(stranger.home),
     }
     process = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=seconds
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout
     )
     output = process.stdout + process.stderr
     (folder / "output.txt").write_text(output)
     for file in (report, counts):
-        assert file.exists(), f"Schemathesis did not run: {output}"
-    found = json.loads(counts.read_text())
-    answers: dict[str, dict[int, int]] = {}
-    for label, status, count in found["answers"]:
-        answers.setdefault(label, {})[status] = count
+        assert file.exists(), f"Schemathesis did not write {file.name}: {output}"
+    counted = json.loads(counts.read_text())
+    statuses: dict[str, dict[int, int]] = {}
+    for label, status, count in counted["statuses"]:
+        statuses.setdefault(label, {})[status] = count
     return Run(
         seed=seed,
         exit_code=process.returncode,
         output=output,
         report=json.loads(report.read_text()),
-        answers=answers,
-        tries=found["tries"],
+        statuses=statuses,
+        stranger_tries=counted["stranger_tries"],
         replays=_replays(service, contract, rival.home),
     )
 
 
-def complaints(run: Run, contract: Contract, successes: int) -> list[str]:
+def all_failures(run: Run, contract: Contract, successes: int) -> list[str]:
     """Return why a run does not pass; empty when it does."""
     return [
-        *failures(run),
-        *untested(run, contract),
-        *unsuccessful(run, contract, successes),
-        *unguarded(run, contract),
+        *failed_checks(run),
+        *untested_operations(run, contract),
+        *unsuccessful_operations(run, contract, successes),
+        *untried_reads(run, contract),
     ]
 
 
-def failures(run: Run) -> list[str]:
-    """Failed checks, errors and warnings (which end in the exit code), and a run that was cut."""
-    found = [f"{failure['title']}: {failure['operations']}" for failure in run.report["failures"]]
-    found += [str(error) for error in run.report["errors"]]
-    if not found and (run.exit_code or run.failures):
-        found.append(f"exit code {run.exit_code}, {run.failures} cases failed")
+def failed_checks(run: Run) -> list[str]:
+    """Return failed checks, errors, an exit code (which warnings cause), and an early stop."""
+    failures = [
+        f"{failure['title']}: {failure['operations']}" for failure in run.report["failures"]
+    ]
+    failures += [str(error) for error in run.report["errors"]]
+    if not failures and (run.exit_code or run.failed_cases):
+        failures.append(f"exit code {run.exit_code}, {run.failed_cases} cases failed")
     if run.report["stop_reason"] != "completed":
-        found.append(f"stopped: {run.report['stop_reason']}")
-    return found
+        failures.append(f"stopped: {run.report['stop_reason']}")
+    return failures
 
 
-def untested(run: Run, contract: Contract) -> list[str]:
+def untested_operations(run: Run, contract: Contract) -> list[str]:
+    """Return phases that were skipped or are missing, and a wrong number of operations."""
     operations, phases = run.report["operations"], run.report["phases"]
-    found = [
+    failures = [
         f"phase {name}: {phase['status']}" for name, phase in phases.items() if phase["skip_reason"]
     ]
     if sorted(phases) != PHASES:
-        found.append(f"phases {sorted(phases)}")
+        failures.append(f"phases {sorted(phases)}, expected {PHASES}")
     if not operations["tested"] == operations["total"] == len(contract.operations):
-        found.append(f"{operations['tested']} of {len(contract.operations)} operations tested")
-    return found
+        failures.append(f"{operations['tested']} of {len(contract.operations)} operations tested")
+    return failures
 
 
-def unsuccessful(run: Run, contract: Contract, successes: int) -> list[str]:
-    """Name the operations with too few 2xx. What takes no input is the same request every time,
-    which Schemathesis sends once in a phase: INPUTLESS are enough there."""
-    found = []
+def unsuccessful_operations(run: Run, contract: Contract, successes: int) -> list[str]:
+    """Return the operations with fewer 2xx responses than `successes`."""
+    failures = []
     for operation in contract.operations.values():
-        wanted = successes if operation.parameters or operation.body else min(successes, INPUTLESS)
-        if run.successes(_label(operation)) < wanted:
-            answered = dict(run.answers.get(_label(operation), {}))
-            found.append(f"{_label(operation)}: fewer than {wanted} successes: {answered}")
-    return found
+        label = _label(operation)
+        has_input = operation.parameters or operation.body
+        minimum = successes if has_input else min(successes, MIN_SUCCESSES_WITHOUT_INPUT)
+        if run.successes(label) < minimum:
+            statuses = dict(run.statuses.get(label, {}))
+            failures.append(f"{label}: fewer than {minimum} successes: {statuses}")
+    return failures
 
 
-def unguarded(run: Run, contract: Contract) -> list[str]:
-    """Name the tenant's reads that no other tenant tried.
+def untried_reads(run: Run, contract: Contract) -> list[str]:
+    """Return the reads of tenant data that no other tenant tried.
 
-    Which of them object_level_authorization replays depends on what it drew; that it replays at
-    all depends on the set-up, and it is silent when it does not.
+    Which reads object_level_authorization replays depends on the generated cases. Whether it
+    replays at all depends on its configuration, and it does not report when it cannot.
     """
     reads = [o for o in contract.operations.values() if o.method == "get" and "{" in o.path]
-    found = [
-        f"{_label(o)}: never tried by a stranger" for o in reads if not run.tries.get(_label(o))
+    failures = [
+        f"{_label(read)}: never tried by a stranger"
+        for read in reads
+        if not run.stranger_tries.get(_label(read))
     ]
     if not any(run.replays.get(_label(read)) for read in reads):
-        found.append("object_level_authorization replayed nothing")
-    return found
+        failures.append("object_level_authorization replayed no request")
+    return failures
 
 
 def _label(operation: Operation) -> str:
@@ -195,16 +196,16 @@ def _client(service: Service) -> httpx.Client:
 
 
 def _identity(name: str, token: str) -> dict[str, Any]:
-    """An entry of a Web Fuzzing Commons authentication file."""
+    """Return an entry of a Web Fuzzing Commons authentication file."""
     return {"name": name, "fixedHeaders": [{"name": "Authorization", "value": f"Bearer {token}"}]}
 
 
 def _replays(service: Service, contract: Contract, tenant: str) -> Counter[str]:
-    """Count in the service's log what the rival sent: Schemathesis tells nobody."""
-    sent: Counter[str] = Counter()
+    """Count the requests of the rival in the service's log: Schemathesis does not report them."""
+    counts: Counter[str] = Counter()
     for line in service.log_lines():
         if tenant in line:
             operation = contract.operations.get(json.loads(line).get("operation"))
             if operation is not None:
-                sent[_label(operation)] += 1
-    return sent
+                counts[_label(operation)] += 1
+    return counts

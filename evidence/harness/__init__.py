@@ -1,1 +1,1 @@
-"""Starts what evidence is gathered on: processes, PostgreSQL, PgBouncer and the service."""
+"""Starts processes, PostgreSQL, PgBouncer and the service for tests and evidence."""

@@ -1,4 +1,4 @@
-"""A PgBouncer in transaction mode in front of a database."""
+"""PgBouncer in transaction mode in front of a database."""
 
 import os
 import pwd
@@ -18,7 +18,7 @@ START_TIMEOUT_SECONDS = 40.0
 
 @contextmanager
 def pooler(folder: Path, app_url: str, size: int = 1) -> Iterator[str]:
-    """Yield the URL through a pooler with `size` server connections. Raises `HarnessError`."""
+    """Yield the URL of a pooler with `size` connections to the database. Raises `HarnessError`."""
     pgbouncer = find_program("pgbouncer")
     if pgbouncer is None:
         raise HarnessError("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
@@ -46,7 +46,7 @@ server_login_retry = 0.2
         nobody = pwd.getpwnam("nobody").pw_uid
         for path in (folder, users, settings):
             os.chown(path, nobody, -1)
-        folder.parent.chmod(0o711)  # the run's own folder
+        folder.parent.chmod(0o711)  # a temporary folder, which only its owner may enter
     url = urls(app_url, str(parts["dbname"]), "127.0.0.1", port)()
     with processes.running(command, log) as process:
         wait_until(

@@ -1,4 +1,4 @@
-"""Child processes: start them, wait for them, stop them, and read the last line they logged."""
+"""Child processes: start, wait for and stop them, and read their logs."""
 
 import ctypes
 import os
@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SBIN = "/usr/sbin:/usr/local/sbin"  # rarely in a user's PATH
+SBIN = "/usr/sbin:/usr/local/sbin"  # rarely in the PATH of a user
 STOP_TIMEOUT_SECONDS = 10.0
+POLL_INTERVAL_SECONDS = 0.02
+MAX_LINE_LENGTH = 600
 
 Process = subprocess.Popen[bytes]
 
@@ -30,7 +32,7 @@ def spawn(
     environment: Mapping[str, str] | None = None,
     folder: Path = ROOT,
 ) -> Process:
-    """Start a command in `folder` that appends its output to `log` and ends with this process."""
+    """Start a command in `folder` that logs to `log`. It is terminated when this process ends."""
     with log.open("ab") as output:
         return subprocess.Popen(
             command,
@@ -70,7 +72,7 @@ def stop(process: Process) -> None:
 
 
 def end_with_parent() -> None:
-    """On Linux, ask the kernel to end this process when its parent ends (prctl(2))."""
+    """On Linux, let the kernel send this process SIGTERM when its parent ends (prctl(2))."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, int(signal.SIGTERM), 0, 0, 0)  # PR_SET_PDEATHSIG
 
@@ -81,22 +83,22 @@ def find_program(name: str) -> str | None:
 
 
 def free_port() -> int:
-    """Return a TCP port on loopback that nothing listened on a moment ago."""
+    """Return a TCP port on the loopback interface that is free at the moment."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
 
 def wait_until(condition: Callable[[], object], timeout: float) -> bool:
-    """Poll until `condition` holds; return False when it did not within `timeout` seconds."""
+    """Poll until `condition` is true, and return True; return False after `timeout` seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
             return False
-        time.sleep(0.02)
+        time.sleep(POLL_INTERVAL_SECONDS)
     return True
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log, cut to 600 characters."""
+    """Return the last line of a log that is not blank, cut to `MAX_LINE_LENGTH` characters."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1][:600] if lines else "its log is empty"
+    return lines[-1][:MAX_LINE_LENGTH] if lines else "the log is empty"

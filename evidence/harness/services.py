@@ -1,4 +1,4 @@
-"""The service as a process of its own, on a port that it keeps when it is started again."""
+"""The service as a child process that keeps its port, keys and log across restarts."""
 
 import os
 import signal
@@ -15,26 +15,29 @@ from service.identity import keys
 
 READY_TIMEOUT_SECONDS = 40.0
 SERVE = ("-m", "service", "serve")
-# Of this process's environment, what a service under test must not inherit.
+# Releases before the package `service` existed.
+OLD_SERVE = ("-m", "handlers.runtime", "serve")
+# Settings of other commands, or of other services, in the environment of this process.
 NOT_INHERITED = frozenset({"MIGRATION_DATABASE_URL", "REDIS_URL"})
 
 
 class Service:
-    """One service process. Its keys, log and port outlive a restart."""
+    """One service process, which can be started again after it ended."""
 
     def __init__(
         self,
         folder: Path,
         database_url: str,
         *,
-        command: tuple[str, ...] = SERVE,
+        command: tuple[str, ...] | None = None,
         tree: Path = ROOT,
         environment: Mapping[str, str] | None = None,
         **settings: str,
     ) -> None:
-        """Keep log and keys in `folder`; `tree` holds the code.
+        """Keep the log and the keys in `folder`, and run the code in `tree`.
 
-        `settings` replace the defaults below; `environment` holds further variables.
+        `command` are the arguments of Python, by default those that serve `tree`. `settings` and
+        `environment` replace the defaults below.
         """
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -52,7 +55,7 @@ class Service:
             **(environment or {}),
             **settings,
         }
-        self._command = [sys.executable, *command]
+        self._command = [interpreter(tree), *(command or serve_command(tree))]
         self._tree = tree
         self._process: Process | None = None
 
@@ -72,7 +75,7 @@ class Service:
         return self.process.poll() is None
 
     def start(self, *, ready: bool = True) -> None:
-        """Start it and, with `ready`, wait until /ready answers 200. Raises `HarnessError`."""
+        """Start and, with `ready`, wait until /ready returns 200. Raises `HarnessError`."""
         self._process = processes.spawn(
             self._command, self.log, environment=inherited() | self.settings, folder=self._tree
         )
@@ -84,6 +87,7 @@ class Service:
                 raise HarnessError(f"the service does not start: {reason}")
 
     def send_signal(self, number: int) -> None:
+        """Send a signal to the process, if it still runs."""
         with suppress(ProcessLookupError):
             self.process.send_signal(number)
 
@@ -92,28 +96,30 @@ class Service:
         return self.process.wait(timeout)
 
     def terminate(self, number: int = signal.SIGTERM, timeout: float = 20.0) -> int:
-        """Signal the service and return its exit code."""
+        """Send a signal and return the exit code. Raises `subprocess.TimeoutExpired`."""
         self.send_signal(number)
         return self.wait(timeout)
 
     def stop(self) -> None:
+        """End the process, with SIGKILL if necessary; do nothing before the first start."""
         if self._process:
             processes.stop(self._process)
 
     def ready(self) -> int:
-        """Return the status of /ready, 0 when nothing answers."""
+        """Return the status of /ready, 0 without a response."""
         return self._status("/ready")
 
     def health(self) -> int:
-        """Return the status of /health, 0 when nothing answers."""
+        """Return the status of /health, 0 without a response."""
         return self._status("/health")
 
     def log_text(self) -> str:
-        """Return the complete lines of the log; the last one may still be being written."""
+        """Return the log without its last line while that one is incomplete."""
         text = self.log.read_text(errors="replace")
         return text[: text.rfind("\n") + 1]
 
     def log_lines(self) -> list[str]:
+        """Return the complete lines of the log."""
         return self.log_text().splitlines()
 
     def _status(self, path: str) -> int:
@@ -133,12 +139,12 @@ def serving(
     database_url: str,
     *,
     ready: bool = True,
-    command: tuple[str, ...] = SERVE,
+    command: tuple[str, ...] | None = None,
     tree: Path = ROOT,
     environment: Mapping[str, str] | None = None,
     **settings: str,
 ) -> Iterator[Service]:
-    """Run a service until the end of the block. Raises `HarnessError`."""
+    """Run a service until the end of the block. The parameters are those of `Service`."""
     service = Service(
         folder, database_url, command=command, tree=tree, environment=environment, **settings
     )
@@ -147,6 +153,17 @@ def serving(
         yield service
     finally:
         service.stop()
+
+
+def interpreter(tree: Path) -> str:
+    """Return the Python of another checkout if it has a virtual environment, else this one."""
+    python = tree / ".venv" / "bin" / "python"
+    return str(python) if tree != ROOT and python.exists() else sys.executable
+
+
+def serve_command(tree: Path) -> tuple[str, ...]:
+    """Return the arguments of Python that serve the code in `tree`, which may be older."""
+    return SERVE if (tree / "service").is_dir() else OLD_SERVE
 
 
 def inherited(environment: Mapping[str, str] = os.environ) -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""`make resilience`: what goes wrong in real life, done to the service under load, and measured."""
+"""`make resilience`: injects the faults of production into a loaded service and measures them."""

@@ -1,86 +1,95 @@
-"""Clocks that are wrong, or are set while the service runs: libfaketime, but for monotonic time."""
+"""Clocks that are wrong or that jump, simulated by libfaketime; monotonic time stays correct."""
 
 import time
 from pathlib import Path
 
 from evidence.harness.postgres import postgres
 from evidence.harness.services import Service, serving
-from evidence.resilience.load import Stream, failed, loading, once, told
+from evidence.resilience.load import Stream, failures, loading, send_once, summarize
 from evidence.resilience.scenario import NotRun, Scenario, Trial
-from evidence.resilience.tenants import tenant
+from evidence.resilience.tenants import create_tenant
 from service.identity.tokens import LEEWAY_SECONDS
 
-LIBRARIES = "/usr/lib/*/faketime/libfaketimeMT.so.1"
-HOURS = 7200
+LIBRARIES = "usr/lib/*/faketime/libfaketimeMT.so.1"
+TWO_HOURS_SECONDS = 7200
+# The service checks the folder of its keys once a second.
+KEYS_RELOADED_SECONDS = 1.2
 
 
-def skewed(trial: Trial) -> None:
-    """A token of a replica whose clock is ahead or behind, at one whose clock is right."""
-    # A token issued two hours ago has expired.
+def skewed_replica(trial: Trial) -> None:
+    """Send tokens of a replica whose clock is wrong to one whose clock is right."""
+    # A token that was issued two hours ago has expired.
     expected = {
         LEEWAY_SECONDS - 2: 200,
         LEEWAY_SECONDS + 2: 401,
         -(LEEWAY_SECONDS + 2): 200,
-        -HOURS: 401,
+        -TWO_HOURS_SECONDS: 401,
     }
     with (
         postgres(trial.folder) as database,
-        serving(trial.folder, database.app_url) as right,
+        serving(trial.folder, database.app_url) as correct,
     ):
-        for seconds, status in expected.items():
+        for offset, status in expected.items():
             clock = Clock(trial.folder)
-            clock.set(seconds)
-            wrong = Service(trial.folder, database.app_url, environment=clock.settings())
+            clock.set(offset)
+            skewed = Service(trial.folder, database.app_url, environment=clock.environment())
             try:
-                wrong.start()
-                # Its own token it takes, or there would be no organization.
-                answered = once(right.port, tenant(wrong.port).list()).status
+                skewed.start()
+                # The skewed replica accepts its own token, or there would be no organization.
+                tenant = create_tenant(skewed.port)
+                actual = send_once(correct.port, tenant.list()).status
             finally:
-                wrong.stop()
-            trial.note(f"{seconds:+} s: {answered}")
-            trial.demand(answered == status, f"{seconds:+} s: {answered}, not {status}")
+                skewed.stop()
+            trial.record(f"{offset:+} s: {actual}")
+            trial.expect(actual == status, f"{offset:+} s: status {actual}, expected {status}")
 
 
-def set_while_running(trial: Trial) -> None:
-    """The clock jumps two hours ahead and back under load; timeouts and pools must not care."""
+def jumping_clock(trial: Trial) -> None:
+    """Move the clock under load. Timeouts and pools must depend on monotonic time alone."""
     with postgres(trial.folder) as database:
         clock = Clock(trial.folder)
         clock.set(0)
-        service = Service(trial.folder, database.app_url, environment=clock.settings())
+        service = Service(trial.folder, database.app_url, environment=clock.environment())
         try:
             service.start()
-            for jump in (HOURS, 0, -600, 0):
-                clock.set(jump)
-                time.sleep(1.2)  # the keys are looked at each second
-                acme = tenant(service.port, f"At {jump}")
-                read = Stream("read", lambda _, a=acme: a.list(), 4, 0.01)  # type: ignore[misc]
-                with loading(service.port, read) as load:
-                    time.sleep(1)
-                    replies = load.stop()
-                slowest = max(reply.seconds for reply in replies)
-                trial.note(f"{jump:+} s: {len(failed(replies))} failed of {len(replies):,}")
-                trial.demand(not failed(replies), f"{jump:+} s: {told(failed(replies))}")
-                trial.demand(slowest < 1.5, f"{jump:+} s: an answer took {slowest:.1f} s")
-                trial.demand(service.ready() == 200, f"{jump:+} s: /ready is not 200")
+            for offset in (TWO_HOURS_SECONDS, 0, -600, 0):
+                clock.set(offset)
+                time.sleep(KEYS_RELOADED_SECONDS)
+                _load(trial, service, offset)
         finally:
             service.stop()
 
 
+def _load(trial: Trial, service: Service, offset: int) -> None:
+    tenant = create_tenant(service.port, f"At {offset}")
+    with loading(service.port, Stream("read", lambda _: tenant.list(), 4, 0.01)) as load:
+        time.sleep(1)
+        responses = load.stop()
+    failed = failures(responses)
+    slowest = max(response.seconds for response in responses)
+    trial.record(f"{offset:+} s: {len(failed)} failed of {len(responses):,}")
+    trial.expect(not failed, f"{offset:+} s: failed: {summarize(failed)}")
+    trial.expect(slowest < 1.5, f"{offset:+} s: a response took {slowest:.1f} s")
+    trial.expect(service.ready() == 200, f"{offset:+} s: /ready is not 200")
+
+
 class Clock:
-    """A file that libfaketime reads the offset of a process from, at each look at the clock."""
+    """A file with an offset, which libfaketime reads whenever a process reads the clock."""
 
     def __init__(self, folder: Path) -> None:
-        libraries = sorted(Path("/").glob(LIBRARIES.removeprefix("/")))
+        libraries = sorted(Path("/").glob(LIBRARIES))
         if not libraries:
             raise NotRun("libfaketime is not installed (Debian: apt-get install faketime)")
         self._library, self._file = libraries[0], folder / "clock"
 
     def set(self, seconds: float) -> None:
+        """Set the offset from the real time."""
         draft = self._file.with_suffix(".new")
         draft.write_text(f"{seconds:+}s\n")
         draft.rename(self._file)
 
-    def settings(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a process that follows this clock."""
         return {
             "LD_PRELOAD": str(self._library),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
@@ -92,12 +101,12 @@ class Clock:
 SCENARIOS = (
     Scenario(
         "skew",
-        f"a token of a replica whose clock is ahead is taken up to {LEEWAY_SECONDS} s, and no more",
-        skewed,
+        f"a replica's clock is ahead: its tokens are accepted up to {LEEWAY_SECONDS} s, no more",
+        skewed_replica,
     ),
     Scenario(
         "clock",
-        "the clock is set 2 h ahead, back, 10 min behind, back: 0 failed, no wait is longer",
-        set_while_running,
+        "the clock jumps 2 h ahead, back, 10 min behind, back: 0 failed, no request takes longer",
+        jumping_clock,
     ),
 )

@@ -1,4 +1,4 @@
-"""A proxy before replicas, as an ingress is one."""
+"""A haproxy in front of replicas, in the role of an ingress."""
 
 import socket
 from collections.abc import Iterator
@@ -6,9 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from evidence.harness.processes import HarnessError, free_port, last_line, running
-from evidence.resilience.scenario import require_program, until
+from evidence.harness.processes import HarnessError, free_port, last_line, running, wait_until
+from evidence.resilience.scenario import require_program
 
+START_TIMEOUT_SECONDS = 10.0
 SETTINGS = """
 global
     stats socket {folder}/admin.sock level admin
@@ -27,8 +28,8 @@ backend replicas
     {retries}
     default-server check inter {interval}ms fall 2 rise 1
 """
-# What a proxy may do by itself: try again what changes nothing, elsewhere.
-RETRIES = """option redispatch 1
+# A proxy may retry a GET on another replica without the client's consent, but not a write.
+RETRY_GET = """option redispatch 1
     retries 3
     retry-on conn-failure empty-response
     http-request disable-l7-retry unless METH_GET"""
@@ -36,32 +37,35 @@ RETRIES = """option redispatch 1
 
 @dataclass(frozen=True)
 class Haproxy:
-    """A proxy before replicas, which asks each for /ready."""
+    """A running proxy, which checks /ready of each replica."""
 
     port: int
     socket: Path
 
-    def up(self) -> int:
-        """Return how many replicas it sends requests to."""
+    def replicas_up(self) -> int:
+        """Return the number of replicas that receive requests."""
         with socket.socket(socket.AF_UNIX) as admin:
             admin.connect(str(self.socket))
             admin.sendall(b"show stat\n")
-            told = admin.makefile().read()
-        lines = [line.split(",") for line in told.splitlines() if line.startswith("replicas,")]
-        return sum(line[1].startswith("replica-") and line[17] == "UP" for line in lines)
+            output = admin.makefile().read()
+        rows = [line.split(",") for line in output.splitlines() if line.startswith("replicas,")]
+        return sum(row[1].startswith("replica-") and row[17] == "UP" for row in rows)
 
 
 @contextmanager
 def haproxy(
     folder: Path, ports: list[int], *, retries: str = "", interval_ms: int = 100
 ) -> Iterator[Haproxy]:
-    """Yield a haproxy that sends requests to all of these replicas."""
+    """Yield a proxy in front of the replicas on `ports`, all of them up. Raises `HarnessError`."""
     settings, log = folder / "haproxy.cfg", folder / "haproxy.log"
-    made = Haproxy(free_port(), folder / "admin.sock")
-    text = SETTINGS.format(folder=folder, port=made.port, interval=interval_ms, retries=retries)
+    proxy = Haproxy(free_port(), folder / "admin.sock")
+    text = SETTINGS.format(folder=folder, port=proxy.port, interval=interval_ms, retries=retries)
     text += "".join(f"    server replica-{p} 127.0.0.1:{p}\n" for p in ports)
     settings.write_text(text)
     with running([require_program("haproxy"), "-db", "-f", str(settings)], log):
-        if until(made.socket.exists, 10) > 10 or until(lambda: made.up() == len(ports), 10) > 10:
+        is_up = wait_until(proxy.socket.exists, START_TIMEOUT_SECONDS) and wait_until(
+            lambda: proxy.replicas_up() == len(ports), START_TIMEOUT_SECONDS
+        )
+        if not is_up:
             raise HarnessError(f"haproxy does not start: {last_line(log)}")
-        yield made
+        yield proxy

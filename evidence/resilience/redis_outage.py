@@ -7,86 +7,104 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from evidence.harness.postgres import postgres
-from evidence.harness.processes import free_port, running
+from evidence.harness.processes import free_port, running, wait_until
 from evidence.harness.services import Service, serving
-from evidence.resilience.load import Request, Stream, failed, loading, once, percentile, told
-from evidence.resilience.scenario import Scenario, Trial, duration, require_program, until
-from evidence.resilience.tenants import tenant
+from evidence.resilience.load import (
+    Request,
+    Stream,
+    failures,
+    latency_percentile,
+    loading,
+    send_once,
+    summarize,
+)
+from evidence.resilience.scenario import (
+    Scenario,
+    Trial,
+    format_duration,
+    require_program,
+    seconds_until,
+)
+from evidence.resilience.tenants import create_tenant
 
-GUESTS = 30
+GUESTS_PER_MINUTE = 30
+UNAVAILABLE, READY = '"event":"redis_unavailable"', '"event":"redis_ready"'
 
 
-def away(trial: Trial) -> None:
-    """Redis is killed under load; each replica counts for itself until it is back."""
+def redis_outage(trial: Trial) -> None:
+    """Kill Redis under load. Each replica counts on its own until Redis is back."""
     with postgres(trial.folder) as database, redis(trial.folder) as server:
-        limit = f"{GUESTS}/minute"
+        settings = {"REDIS_URL": server.url, "GUEST_LIMIT": f"{GUESTS_PER_MINUTE}/minute"}
         with (
-            serving(trial.folder, database.app_url, REDIS_URL=server.url, GUEST_LIMIT=limit) as one,
-            serving(
-                trial.folder, database.app_url, REDIS_URL=server.url, GUEST_LIMIT=limit
-            ) as other,
+            serving(trial.folder, database.app_url, environment=settings) as first,
+            serving(trial.folder, database.app_url, environment=settings) as second,
         ):
-            until(lambda: _together(one) and _together(other), 5)
-            before = _said(one, "Redis is away")
-            acme = tenant(one.port)
-            taken = _guests(one) + _guests(other) + 1
-            trial.note(f"{taken} guests let in by two replicas")
-            trial.demand(taken == GUESTS, f"{taken} guests let in together, not {GUESTS}")
-            with loading(one.port, Stream("read", lambda _: acme.list(), 4, 0.01)) as load:
+            wait_until(lambda: _uses_redis(first) and _uses_redis(second), 5)
+            lines_before = _count_lines(first, UNAVAILABLE)
+            tenant = create_tenant(first.port)  # the first guest
+            guests = 1 + _accepted_guests(first) + _accepted_guests(second)
+            _expect_guests(trial, guests, "accepted by both together")
+            with loading(first.port, Stream("read", lambda _: tenant.list(), 4, 0.01)) as load:
                 time.sleep(0.5)
                 server.kill()
-                alone = _guests(one)
-                _guests(other)
-                trial.note(f"{alone} by one while Redis is away")
-                trial.demand(alone == GUESTS, f"{alone} guests let in without Redis")
-                trial.demand(one.ready() == 200, "/ready is not 200 without Redis")
+                _expect_guests(trial, _accepted_guests(first), "by one without Redis")
+                _accepted_guests(second)
+                trial.expect(first.ready() == 200, "/ready is not 200 without Redis")
                 time.sleep(1)
                 server.start()
-                # Redis starts empty, and is the one that counts again.
-                back = until(lambda: _together(one) and _together(other), 10)
-                trial.within("counts for all again after", back, 5.0)
-                replies = load.stop()
-            said = _said(one, "Redis is away") - before
-            trial.demand(said == 1, f"{said} log lines say that Redis is away")
-            again = _guests(one) + _guests(other)
-            trial.note(f"{again} by both after it")
-            trial.demand(again == GUESTS, f"{again} guests let in after Redis came back")
-    trial.note(f"{len(failed(replies))} of {len(replies):,} reads failed")
-    trial.note(f"p99 {duration(percentile(replies, 0.99))}")
-    trial.demand(not failed(replies), f"reads: {told(failed(replies))}")
+                recovery = seconds_until(lambda: _uses_redis(first) and _uses_redis(second), 10)
+                trial.expect_within("counted in Redis again after", recovery, 5.0)
+                responses = load.stop()
+            lines = _count_lines(first, UNAVAILABLE) - lines_before
+            trial.expect(lines == 1, f"{lines} log lines `redis_unavailable`, expected 1")
+            # Redis starts with empty counters.
+            guests = _accepted_guests(first) + _accepted_guests(second)
+            _expect_guests(trial, guests, "by both afterwards")
+    failed, p99 = failures(responses), latency_percentile(responses, 0.99)
+    trial.record(f"{len(failed)} of {len(responses):,} reads failed, p99 {format_duration(p99)}")
+    trial.expect(not failed, f"reads: {summarize(failed)}")
 
 
-def _together(service: Service) -> bool:
-    """Whether the last that it said of Redis is that it is there."""
-    return _said(service, "Redis is away") == _said(service, "Redis is back")
+def _uses_redis(service: Service) -> bool:
+    """Return whether the log does not end with an outage."""
+    return _count_lines(service, UNAVAILABLE) == _count_lines(service, READY)
 
 
-def _said(service: Service, words: str) -> int:
-    return sum(words in line for line in service.log_lines())
+def _count_lines(service: Service, text: str) -> int:
+    return sum(text in line for line in service.log_lines())
 
 
-def _guests(service: Service) -> int:
-    """Return how many of more than enough guests are let in."""
+def _accepted_guests(service: Service) -> int:
+    """Sign in more guests than the limit, and return how many are accepted."""
     request = Request("POST", "/auth/guest")
-    return sum(once(service.port, request).status == 201 for _ in range(GUESTS + 10))
+    statuses = [send_once(service.port, request).status for _ in range(GUESTS_PER_MINUTE + 10)]
+    return statuses.count(201)
+
+
+def _expect_guests(trial: Trial, guests: int, where: str) -> None:
+    measurement = f"{guests} guests {where}"
+    trial.record(measurement)
+    trial.expect(guests == GUESTS_PER_MINUTE, f"{measurement}, expected {GUESTS_PER_MINUTE}")
 
 
 class Redis:
-    """A server that can be killed and started again on its port, and forgets everything."""
+    """A server without persistence that can be killed and started again on its port."""
 
     def __init__(self, folder: Path) -> None:
-        secret, port = secrets.token_hex(16), free_port()
-        options = f"--bind 127.0.0.1 --port {port} --requirepass {secret} --appendonly no"
-        self.url = f"redis://:{secret}@127.0.0.1:{port}/0"
+        password, port = secrets.token_hex(16), free_port()
+        options = f"--bind 127.0.0.1 --port {port} --requirepass {password} --appendonly no"
+        self.url = f"redis://:{password}@127.0.0.1:{port}/0"
         self._command = [require_program("redis-server"), *options.split(), "--save", ""]
         self._command += ["--dir", str(folder)]
         self._log = folder / "redis.log"
         self._running = running(self._command, self._log)
 
     def start(self) -> None:
+        """Start, and wait until it accepts connections."""
+        starts = self._log.read_text().count("Ready to accept") if self._log.exists() else 0
         self._running = running(self._command, self._log)
         self._process = self._running.__enter__()
-        until(lambda: "Ready to accept connections" in self._log.read_text(), 10)
+        wait_until(lambda: self._log.read_text().count("Ready to accept") > starts, 10)
 
     def kill(self) -> None:
         self._process.kill()
@@ -98,6 +116,7 @@ class Redis:
 
 @contextmanager
 def redis(folder: Path) -> Iterator[Redis]:
+    """Run a Redis until the end of the block. Raises `NotRun`."""
     server = Redis(folder)
     server.start()
     try:
@@ -109,7 +128,7 @@ def redis(folder: Path) -> Iterator[Redis]:
 SCENARIOS = (
     Scenario(
         "redis",
-        "Redis away: no read fails, each replica counts for itself; back, it counts within 5 s",
-        away,
+        "Redis goes away: no read fails, each replica counts alone; back, shared within 5 s",
+        redis_outage,
     ),
 )

@@ -1,4 +1,4 @@
-"""The drill: dump, drop, restore into an empty server, compare every tenant's rows."""
+"""The backup drill: dump, restore into an empty server, compare every tenant's rows."""
 
 import secrets
 import subprocess
@@ -12,113 +12,115 @@ from evidence.certificate import catalogue
 from evidence.harness.postgres import Postgres, postgres
 from evidence.harness.processes import HarnessError
 from evidence.harness.services import serving
-from evidence.resilience.load import once
-from evidence.resilience.scenario import Scenario, Trial, duration
-from evidence.resilience.tenants import created, tenant
+from evidence.resilience.load import send_once
+from evidence.resilience.scenario import Scenario, Trial, format_duration
+from evidence.resilience.tenants import create_tenant, created_resource
 from openapi import contract
 
-BACKUP = "covenant_backup"
+BACKUP_ROLE = "covenant_backup"
 ROWS = 200_000
-# A row's hash is of all its columns; a tenant's is of its rows in order.
+ORGANIZATIONS = 100
+# The hash of a tenant covers all columns of all its rows, in order.
 HASHES = """
 select org_id::text, count(*), md5(string_agg(md5(t::text), '' order by t::text))
 from {table} t group by org_id"""
 
+# Per table, one row per tenant: its id and the hash of its rows.
+Hashes = dict[str, list[tuple[object, ...]]]
 
-def drill(trial: Trial) -> None:
-    """Dump as a role that may read every tenant's rows, and restore where there is nothing."""
-    count = 5_000 if trial.short else ROWS
+
+def restore(trial: Trial) -> None:
+    """Dump as a role that bypasses row-level security, and restore into an empty server."""
+    rows = 5_000 if trial.is_short else ROWS
     dump = trial.folder / "covenant.dump"
     with postgres(trial.folder) as old:
         with serving(trial.folder, old.app_url) as service:
-            acme = tenant(service.port)
-            apollo = created(once(service.port, acme.create("Apollo")))["id"]
-        _fill(old, count)
+            tenant = create_tenant(service.port)
+            project = created_resource(send_once(service.port, tenant.create("Apollo")))["id"]
+        _fill(old, rows)
         before = _hashes(old)
-        _refuse_the_service(trial, old, trial.folder / "refused.dump")
+        _expect_no_partial_dump(trial, old, trial.folder / "partial.dump")
         password = secrets.token_hex(16)
-        old.execute(f"create role {BACKUP} login bypassrls password '{password}'")
-        old.execute(f"grant pg_read_all_data to {BACKUP}")
-        began = time.monotonic()
-        _run("pg_dump", "--format=custom", "--file", str(dump), old.url(BACKUP, password))
-        trial.note(f"dumped {count:,} rows in {duration(time.monotonic() - began)}")
+        old.execute(f"create role {BACKUP_ROLE} login bypassrls password '{password}'")
+        old.execute(f"grant pg_read_all_data to {BACKUP_ROLE}")
+        started = time.monotonic()
+        _run("pg_dump", "--format=custom", "--file", str(dump), old.url(BACKUP_ROLE, password))
+        trial.record(f"dumped {rows:,} rows in {format_duration(time.monotonic() - started)}")
     new = Postgres(trial.folder / "new", primary=old)
     try:
         new.start()
-        began = time.monotonic()
-        new.make_roles()
-        # Without --create what was revoked from everybody on the database is granted again.
-        to = new.superuser_url("postgres")
-        _run("pg_restore", "--create", "--exit-on-error", "--dbname", to, str(dump))
-        trial.note(f"restored in {duration(time.monotonic() - began)}")
+        started = time.monotonic()
+        new.create_roles()
+        # Without --create, PUBLIC regains the privileges on the database that were revoked.
+        target = new.superuser_url("postgres")
+        _run("pg_restore", "--create", "--exit-on-error", "--dbname", target, str(dump))
+        trial.record(f"restored in {format_duration(time.monotonic() - started)}")
         _compare(trial, before, new)
         with serving(trial.folder, new.app_url) as service:
-            reply = once(service.port, acme.get(apollo))
-            trial.demand(b"Apollo" in reply.body, f"the tenant's row: {reply}")
-            trial.note(f"served after {duration(time.monotonic() - began)}")
+            response = send_once(service.port, tenant.get(project))
+            trial.expect(b"Apollo" in response.body, f"the tenant's row: {response}")
+            trial.record(f"served after {format_duration(time.monotonic() - started)}")
     finally:
         new.stop()
 
 
 def _fill(database: Postgres, rows: int) -> None:
-    """Make a hundred tenants with so many projects between them."""
+    """Insert organizations with `rows` projects in total."""
     database.execute(
         "insert into organizations (id, name)"
-        " select gen_random_uuid(), 'Org ' || n from generate_series(1, 100) n"
+        f" select gen_random_uuid(), 'Org ' || n from generate_series(1, {ORGANIZATIONS}) n"
     )
     database.execute(
         "insert into projects (org_id, id, name)"
         f" select o.id, gen_random_uuid(), 'Project ' || n"
-        f" from organizations o, generate_series(1, {rows // 100}) n"
+        f" from organizations o, generate_series(1, {rows // ORGANIZATIONS}) n"
     )
 
 
-def _hashes(database: Postgres) -> dict[str, list[tuple[object, ...]]]:
-    """Return, for every table with an org_id, the hash of each tenant's rows."""
+def _hashes(database: Postgres) -> Hashes:
+    """Return the hashes of the tenants' rows, for organizations and every table with an org_id."""
     tables = database.rows(
         "select table_name from information_schema.columns"
         " where table_schema = 'public' and column_name = 'org_id' order by 1"
     )
-    named = [str(table) for (table,) in tables]
-    found = {table: sorted(database.rows(HASHES.format(table=table))) for table in named}
-    orgs = "select id::text, md5(t::text) from organizations t order by 1"
-    return {**found, "organizations": database.rows(orgs)}
+    names = [str(table) for (table,) in tables]
+    hashes = {name: sorted(database.rows(HASHES.format(table=name))) for name in names}
+    organizations = "select id::text, md5(t::text) from organizations t order by 1"
+    return {**hashes, "organizations": database.rows(organizations)}
 
 
-def _refuse_the_service(trial: Trial, database: Postgres, dump: Path) -> None:
-    """Neither the service nor the owner may make a dump that silently lacks rows."""
-    for who, url in (("the service", database.app_url), ("the owner", database.owner_url)):
+def _expect_no_partial_dump(trial: Trial, database: Postgres, dump: Path) -> None:
+    """Neither the service nor the owner may create a dump that silently misses rows."""
+    for role, url in (("the service", database.app_url), ("the owner", database.owner_url)):
         command = [str(embedded.binary("pg_dump")), "--file", str(dump), url]
-        done = subprocess.run(command, capture_output=True, check=False)
-        trial.demand(done.returncode != 0, f"{who} made a dump, without the rows of tenants")
+        code = subprocess.run(command, capture_output=True, check=False).returncode
+        trial.expect(code, f"{role} created a dump without the rows of tenants")
 
 
-def _compare(trial: Trial, before: dict[str, list[tuple[object, ...]]], new: Postgres) -> None:
-    after = _hashes(new)
-    tenants = len(before["organizations"])
-    trial.note(f"{tenants} tenants in {len(before)} tables compared")
-    trial.demand(
-        before == after, f"rows differ: {[t for t in before if before[t] != after.get(t)]}"
-    )
-    with psycopg.connect(new.superuser_url()) as connection:
-        faults = catalogue.faults(connection, catalogue.needed(contract.load()))
-    trial.note(f"{len(faults)} faults of the catalogue")
-    trial.demand(not faults, f"the catalogue: {sorted(faults)[:5]}")
+def _compare(trial: Trial, before: Hashes, database: Postgres) -> None:
+    after = _hashes(database)
+    trial.record(f"{len(before['organizations'])} tenants in {len(before)} tables compared")
+    different = [table for table in before if before[table] != after.get(table)]
+    trial.expect(before == after, f"rows differ in {different}")
+    with psycopg.connect(database.superuser_url()) as connection:
+        issues = catalogue.issues(connection, catalogue.required_privileges(contract.load()))
+    trial.record(f"{len(issues)} issues in the catalogue")
+    trial.expect(not issues, f"the catalogue: {sorted(issues)[:5]}")
 
 
 def _run(program: str, *arguments: str) -> None:
     command = [str(embedded.binary(program)), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise HarnessError(f"{program}: {done.stderr.strip()[:300]}")
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        raise HarnessError(f"{program}: {process.stderr.strip()[:300]}")
 
 
 SCENARIOS = (
     Scenario(
         "restore",
-        "dump, drop, restore into an empty server: every tenant's rows equal, policies in place",
-        drill,
-        limit=180,
-        short=True,
+        "dump, restore into an empty server: every tenant's rows are equal, policies in place",
+        restore,
+        timeout=180,
+        in_tests=True,
     ),
 )

@@ -1,200 +1,221 @@
-"""Stopping: one process, replicas behind a proxy in turn, one that is killed."""
+"""Shutdown: of one process, of replicas behind a proxy in turn, and by SIGKILL."""
 
 import itertools
 import secrets
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from evidence.harness.postgres import Postgres, postgres
+from evidence.harness.processes import wait_until
 from evidence.harness.services import Service, serving
-from evidence.resilience.haproxy import RETRIES, Haproxy, haproxy
-from evidence.resilience.load import Reply, Request, Stream, failed, loading, once, percentile, told
-from evidence.resilience.scenario import Scenario, Trial, until
-from evidence.resilience.tenants import Tenant, tenant
+from evidence.resilience.haproxy import RETRY_GET, Haproxy, haproxy
+from evidence.resilience.load import (
+    Request,
+    Response,
+    Stream,
+    failures,
+    latency_percentile,
+    loading,
+    send_once,
+    summarize,
+)
+from evidence.resilience.scenario import Scenario, Trial, format_duration, seconds_until
+from evidence.resilience.tenants import Tenant, create_tenant
 
-# A statement that takes 0.3 s, in the unmodified service: the name of the project asks for it.
-SLOW = """
+# An insert of a project named `slow 0.30 …` takes 0.30 s, without a change of the service.
+SLOW_INSERTS = """
 create function slow() returns trigger language plpgsql as
     $$ begin perform pg_sleep(substr(new.name, 6, 4)::float); return new; end $$;
 create trigger slow before insert on projects for each row
     when (new.name like 'slow %') execute function slow()"""
 SLEEPING = "select from pg_stat_activity where wait_event = 'PgSleep'"
+# Longer than haproxy takes to notice that /ready is 503: two checks, 100 ms apart.
+DRAIN_SECONDS = "1"
+# Writes in flight, and those that the kernel still accepts for the dying process.
+MAX_FAILED_WRITES = 8
 
 
-def stopping(trial: Trial) -> None:
-    """SIGTERM with a request in flight that outlasts the drain."""
+def stop(trial: Trial) -> None:
+    """Send SIGTERM while a request is in flight that outlasts the drain."""
     with postgres(trial.folder) as database:
-        database.execute(SLOW)
+        database.execute(SLOW_INSERTS)
         with serving(trial.folder, database.app_url, DRAIN_SECONDS="1.1") as service:
-            acme = tenant(service.port)
-            flying = Flying(database, service.port, acme.create("slow 1.90"))
+            tenant = create_tenant(service.port)
+            in_flight = InFlight(database, service.port, tenant.create("slow 1.90"))
             service.send_signal(signal.SIGTERM)
-            began = time.monotonic()
-            trial.within("/ready 503 after", until(lambda: service.ready() == 503, 5), 0.3)
-            trial.demand(service.health() == 200, "/health is not 200 while it drains")
-            drained = once(service.port, acme.list())
-            trial.demand(drained.status == 200, f"a request while it drains: {drained.status}")
-            trial.demand(drained.headers.get("connection") == "close", "the connection is kept")
-            refused = until(lambda: service.health() == 0, 5)
-            trial.demand(refused < 5 and service.is_running, "it does not refuse before it ends")
+            started = time.monotonic()
+            not_ready = seconds_until(lambda: service.ready() == 503, 5)
+            trial.expect_within("/ready 503 after", not_ready, 0.3)
+            trial.expect(service.health() == 200, "/health is not 200 during the drain")
+            drained = send_once(service.port, tenant.list())
+            trial.expect(drained.status == 200, f"a request during the drain: {drained.status}")
+            is_closing = drained.headers.get("connection") == "close"
+            trial.expect(is_closing, "no `Connection: close` during the drain")
+            is_closed = wait_until(lambda: service.health() == 0, 5)
+            trial.expect(is_closed and service.is_running, "it accepts connections until it exits")
             code = service.wait()
-            trial.note(f"gone after {time.monotonic() - began:.1f} s, exit {code}")
-            trial.note(f"in flight: {flying.status()}")
-            trial.demand(flying.status() == 201, f"in flight: {flying.status()}")
-            trial.demand(code == 0, f"exit {code}")
+            trial.record(f"exit {code} after {time.monotonic() - started:.1f} s")
+            trial.record(f"in flight: {in_flight.status()}")
+            trial.expect(in_flight.status() == 201, f"in flight: {in_flight.status()}")
+            trial.expect(code == 0, f"exit {code}")
             logged = [line for line in service.log_lines() if '"projects.create"' in line]
-            trial.demand(len(logged) == 1, "what was in flight is not in the log")
+            trial.expect(len(logged) == 1, "the log does not contain the request in flight")
 
 
-def cut_short(trial: Trial) -> None:
-    """A second signal ends the drain, a third what is in flight."""
+def stop_twice(trial: Trial) -> None:
+    """Send a second signal, which ends the drain, and a third, which ends requests in flight."""
     with postgres(trial.folder) as database:
-        database.execute(SLOW)
+        database.execute(SLOW_INSERTS)
         with serving(trial.folder, database.app_url, DRAIN_SECONDS="60") as service:
-            acme = tenant(service.port)
-            flying = Flying(database, service.port, acme.create("slow 1.90"))
+            tenant = create_tenant(service.port)
+            in_flight = InFlight(database, service.port, tenant.create("slow 1.90"))
             service.send_signal(signal.SIGTERM)
-            until(lambda: service.ready() == 503, 5)
+            wait_until(lambda: service.ready() == 503, 5)
             service.send_signal(signal.SIGTERM)
-            trial.within("refuses after the second", until(lambda: service.health() == 0, 5), 1.0)
-            began = time.monotonic()
+            closed = seconds_until(lambda: service.health() == 0, 5)
+            trial.expect_within("closed after the second", closed, 1.0)
+            started = time.monotonic()
             service.send_signal(signal.SIGTERM)
             code = service.wait()
-            trial.within("gone after the third", time.monotonic() - began, 6.0)
-            trial.note(f"exit {code}, in flight: {flying.status()}")
-            trial.demand(code == 0, f"exit {code}")
-            trial.demand(flying.status() in (0, 201, 503), f"in flight: {flying.status()}")
+            trial.expect_within("exited after the third", time.monotonic() - started, 6.0)
+            trial.record(f"exit {code}, in flight: {in_flight.status()}")
+            trial.expect(code == 0, f"exit {code}")
+            is_tolerable = in_flight.status() in (0, 201, 503)
+            trial.expect(is_tolerable, f"in flight: {in_flight.status()}")
 
 
-class Flying:
-    """A request on a thread of its own, whose statement runs."""
+class InFlight:
+    """A request on its own thread; its statement runs when the constructor returns."""
 
     def __init__(self, database: Postgres, port: int, request: Request) -> None:
-        self._reply: Reply | None = None
+        self._response: Response | None = None
         self._thread = threading.Thread(target=self._send, args=(port, request), daemon=True)
         self._thread.start()
-        until(lambda: bool(database.rows(SLEEPING)))
+        wait_until(lambda: bool(database.rows(SLEEPING)), 20)
 
     def _send(self, port: int, request: Request) -> None:
-        self._reply = once(port, request)
+        self._response = send_once(port, request)
 
     def status(self) -> int:
+        """Wait for the response and return its status."""
         self._thread.join(20)
-        return self._reply.status if self._reply else 0
+        return self._response.status if self._response else 0
 
 
-def rolling(trial: Trial) -> None:
-    """Replicas are replaced in turn under load, as a Deployment does it."""
-    rollouts, least = (1, 200) if trial.short else (10, 10_000)
+def roll(trial: Trial) -> None:
+    """Replace replicas in turn under load, as a Deployment does."""
+    rollouts, min_requests = (1, 200) if trial.is_short else (10, 10_000)
     with postgres(trial.folder) as database:
-        database.execute(SLOW)
-        replicas = [
-            Service(trial.folder, database.app_url, DATABASE_CONNECTIONS="8") for _ in range(2)
+        database.execute(SLOW_INSERTS)
+        with (
+            _replicas(trial, database, DATABASE_CONNECTIONS="8") as replicas,
+            haproxy(trial.folder, [replica.port for replica in replicas]) as proxy,
+        ):
+            responses = _roll(trial, replicas, proxy, rollouts, min_requests)
+    failed, p99 = failures(responses), latency_percentile(responses, 0.99)
+    trial.record(f"{len(failed)} failed of {len(responses):,}, p99 {format_duration(p99)}")
+    trial.expect(not failed, f"failed: {summarize(failed)}")
+    trial.expect(len(responses) >= min_requests, f"only {len(responses)} requests")
+
+
+@contextmanager
+def _replicas(trial: Trial, database: Postgres, **settings: str) -> Iterator[list[Service]]:
+    """Run two replicas until the end of the block."""
+    settings = {"DRAIN_SECONDS": DRAIN_SECONDS, **settings}
+    with ExitStack() as stack:
+        yield [
+            stack.enter_context(serving(trial.folder, database.app_url, environment=settings))
+            for _ in range(2)
         ]
-        try:
-            for replica in replicas:
-                replica.start()
-            with haproxy(trial.folder, [r.port for r in replicas]) as proxy:
-                replies = _roll(trial, replicas, proxy, rollouts, least)
-        finally:
-            for replica in replicas:
-                replica.stop()
-    lost = failed(replies)
-    trial.note(f"{len(lost)} failed of {len(replies):,}, p99 {_p99_ms(replies)} ms")
-    trial.demand(not lost, f"failed: {told(lost)}")
-    trial.demand(len(replies) >= least, f"only {len(replies)} requests")
 
 
 def _roll(
-    trial: Trial, replicas: list[Service], proxy: Haproxy, rollouts: int, least: int
-) -> list[Reply]:
-    acme, codes = tenant(proxy.port), set()
-    with loading(proxy.port, *mixed(acme)) as load:
+    trial: Trial, replicas: list[Service], proxy: Haproxy, rollouts: int, min_requests: int
+) -> list[Response]:
+    tenant, codes = create_tenant(proxy.port), set()
+    with loading(proxy.port, *_mixed_streams(tenant)) as load:
         for _ in range(rollouts):
             for replica in replicas:
                 replica.send_signal(signal.SIGTERM)
                 codes.add(replica.wait())
                 replica.start()
-                until(lambda: proxy.up() == 2)  # a Deployment waits for it, too
-        until(lambda: len(load.replies) >= least, 60)
-        replies = load.stop()
-    trial.note(f"{rollouts} rollouts of 2, exits {sorted(codes)}")
-    trial.demand(codes == {0}, f"exits {sorted(codes)}")
-    return replies
+                # A Deployment, too, waits until a new replica receives requests.
+                wait_until(lambda: proxy.replicas_up() == len(replicas), 20)
+        wait_until(lambda: len(load.responses) >= min_requests, 60)
+        responses = load.stop()
+    trial.record(f"{rollouts} rollouts of {len(replicas)}, exits {sorted(codes)}")
+    trial.expect(codes == {0}, f"exits {sorted(codes)}")
+    return responses
 
 
-def mixed(acme: Tenant) -> list[Stream]:
-    """About 200 requests a second: kept and new connections, reads, writes, and slow writes."""
+def _mixed_streams(tenant: Tenant) -> list[Stream]:
+    """Return about 200 requests per second: kept and new connections, reads, slow writes."""
     run = secrets.token_hex(4)
+
+    def slow(n: int) -> Request:
+        return tenant.create(f"slow 0.30 {run} {n}")
+
     return [
-        Stream("kept", lambda _: acme.list(), clients=4, pause=0.04),
-        Stream("fresh", lambda _: acme.list(), clients=2, pause=0.04, fresh=True),
-        Stream("write", lambda n: acme.create(f"{run} {n}"), clients=1, pause=0.04),
-        Stream("slow", lambda n: acme.create(f"slow 0.30 {run} {n}"), clients=3, pause=0.02),
-        Stream("slow fresh", lambda n: acme.create(f"slow 0.30 {run} {n}"), clients=1, fresh=True),
+        Stream("read", lambda _: tenant.list(), clients=4, pause=0.04),
+        Stream("reconnect", lambda _: tenant.list(), clients=2, pause=0.04, reconnect=True),
+        Stream("write", lambda n: tenant.create(f"{run} {n}"), clients=1, pause=0.04),
+        Stream("slow", slow, clients=3, pause=0.02),
+        Stream("slow reconnect", slow, clients=1, reconnect=True),
     ]
 
 
-def _p99_ms(replies: list[Reply]) -> int:
-    return round(percentile(replies, 0.99) * 1000)
-
-
-def killing(trial: Trial) -> None:
-    """SIGKILL of one of two replicas behind a proxy that may send a GET again."""
-    with postgres(trial.folder) as database:
-        replicas = [Service(trial.folder, database.app_url) for _ in range(2)]
-        try:
-            for replica in replicas:
-                replica.start()
-            ports = [r.port for r in replicas]
-            with haproxy(trial.folder, ports, retries=RETRIES) as proxy:
-                acme, number = tenant(proxy.port), itertools.count()
-                write = Stream("write", lambda _: acme.create(f"W {next(number)}"), clients=2)
-                read = Stream("read", lambda _: acme.list(), clients=4, pause=0.005)
-                with loading(proxy.port, read, write) as load:
-                    time.sleep(1)
-                    killed = time.monotonic()
-                    replicas[0].send_signal(signal.SIGKILL)
-                    time.sleep(2 if trial.short else 4)
-                    replies = load.stop()
-        finally:
-            for replica in replicas:
-                replica.stop()
-    lost = failed(replies)
-    reads = [r for r in lost if r.stream == "read"]
-    writes = [r for r in lost if r.stream == "write"]
-    last = max((r.ended - killed for r in lost), default=0.0)
-    trial.note(f"{len(reads)} reads and {len(writes)} writes failed of {len(replies):,}")
-    trial.within("the last of them after", last, 2.0)
-    trial.demand(not reads, f"reads failed: {told(reads)}")
-    # Besides those in flight: what the dying process still accepted.
-    trial.demand(len(writes) <= 8, f"writes failed: {told(writes)}")
+def kill(trial: Trial) -> None:
+    """Kill one of two replicas behind a proxy that may retry a GET."""
+    with (
+        postgres(trial.folder) as database,
+        _replicas(trial, database) as replicas,
+        haproxy(trial.folder, [r.port for r in replicas], retries=RETRY_GET) as proxy,
+    ):
+        tenant, number = create_tenant(proxy.port), itertools.count()
+        write = Stream("write", lambda _: tenant.create(f"W {next(number)}"), clients=2)
+        read = Stream("read", lambda _: tenant.list(), clients=4, pause=0.005)
+        with loading(proxy.port, read, write) as load:
+            time.sleep(1)
+            killed = time.monotonic()
+            replicas[0].send_signal(signal.SIGKILL)
+            time.sleep(2 if trial.is_short else 4)
+            responses = load.stop()
+    failed = failures(responses)
+    reads = [r for r in failed if r.stream == "read"]
+    writes = [r for r in failed if r.stream == "write"]
+    trial.record(f"{len(reads)} reads and {len(writes)} writes failed of {len(responses):,}")
+    last = max((r.ended - killed for r in failed), default=0.0)
+    trial.expect_within("the last of them after", last, 2.0)
+    trial.expect(not reads, f"reads failed: {summarize(reads)}")
+    trial.expect(len(writes) <= MAX_FAILED_WRITES, f"writes failed: {summarize(writes)}")
 
 
 SCENARIOS = (
     Scenario(
         "stop",
-        "SIGTERM: /ready 503, serving on, then refusing; what is in flight finishes; exit 0",
-        stopping,
-        short=True,
+        "SIGTERM: /ready 503, still serving, then closed; requests in flight finish; exit 0",
+        stop,
+        in_tests=True,
     ),
     Scenario(
         "stop-twice",
-        "a second signal ends the drain, a third what is in flight; exit 0",
-        cut_short,
-        short=True,
+        "a second signal ends the drain, a third ends requests in flight; exit 0",
+        stop_twice,
+        in_tests=True,
     ),
     Scenario(
         "roll",
-        "10 rollouts of 2 replicas behind haproxy: 0 failed of 10,000 requests and more",
-        rolling,
-        limit=240,
+        "10 rollouts of 2 replicas behind haproxy: 0 failed of at least 10,000 requests",
+        roll,
+        timeout=240,
     ),
     Scenario(
         "kill",
-        "SIGKILL of one of two replicas: no GET fails, writes only while it dies, within 2 s",
-        killing,
-        short=True,
+        "SIGKILL of one of 2 replicas: no GET fails; a few writes do, within 2 s",
+        kill,
+        in_tests=True,
     ),
 )

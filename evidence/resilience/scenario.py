@@ -1,4 +1,4 @@
-"""What a scenario is, what it finds, and the words for it."""
+"""Scenarios, their trials, and helpers to time and to describe what happens."""
 
 import time
 from collections.abc import Callable
@@ -7,74 +7,82 @@ from pathlib import Path
 
 from evidence.harness.processes import find_program
 
+POLL_INTERVAL_SECONDS = 0.01
+# Tests share the processors with each other.
+TEST_LIMIT_FACTOR = 4
+
 
 class NotRun(Exception):
-    """This machine cannot play the scenario: one line that says what it lacks."""
+    """The scenario cannot run on this machine. The message is one line that says why."""
 
 
 @dataclass
 class Trial:
-    """One playing of a scenario: its folder, how long it may be, and what was found.
+    """One run of a scenario, and what it measured.
 
-    `short` plays a part of it, for the tests; `minutes` is how long a soak takes.
+    `is_short` selects the reduced version that the tests run. `minutes` is the length of a soak.
     """
 
     folder: Path
-    short: bool = False
+    is_short: bool = False
     minutes: float = 2.0
-    measured: list[str] = field(default_factory=list)
-    faults: list[str] = field(default_factory=list)
+    measurements: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
 
-    def note(self, figure: str) -> None:
-        """Keep a figure for the table."""
-        self.measured.append(figure)
+    def record(self, measurement: str) -> None:
+        """Add a measurement to the report."""
+        self.measurements.append(measurement)
 
-    def demand(self, holds: bool, fault: str) -> None:
-        """Keep `fault` when what was promised does not hold."""
-        if not holds:
-            self.faults.append(fault)
+    def expect(self, condition: object, failure: str) -> None:
+        """Add `failure` to the report unless `condition` is true."""
+        if not condition:
+            self.failures.append(failure)
 
-    def within(self, what: str, seconds: float, limit: float) -> None:
-        """Note how long something took, and demand that it took no longer than `limit`.
+    def expect_within(self, what: str, seconds: float, limit: float) -> None:
+        """Record a duration, and fail when it exceeds `limit` seconds.
 
-        Tests run beside each other, and so get four times as long.
+        A short trial has `TEST_LIMIT_FACTOR` times as long.
         """
-        limit *= 4 if self.short else 1
-        self.note(f"{what} {duration(seconds)}")
-        self.demand(seconds <= limit, f"{what} {duration(seconds)}, promised {duration(limit)}")
+        limit *= TEST_LIMIT_FACTOR if self.is_short else 1
+        measurement = f"{what} {format_duration(seconds)}"
+        self.record(measurement)
+        self.expect(seconds <= limit, f"{measurement}, limit {format_duration(limit)}")
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """`limit` is in seconds: what takes longer has failed. `short` ones run with the tests."""
+    """A fault, and what the service promises while it lasts.
+
+    A scenario that takes longer than `timeout` seconds fails. The tests run those `in_tests`.
+    """
 
     name: str
     promise: str
-    play: Callable[[Trial], None]
-    limit: float = 120.0
-    short: bool = False
+    run: Callable[[Trial], None]
+    timeout: float = 120.0
+    in_tests: bool = False
 
 
-def duration(seconds: float) -> str:
-    """Return `12 ms`, `1.24 s` or `never`."""
+def format_duration(seconds: float) -> str:
+    """Return `12 ms`, `1.24 s`, or `never` for infinity."""
     if seconds == float("inf"):
         return "never"
     return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def until(condition: Callable[[], bool], patience: float = 20.0) -> float:
-    """Return how many seconds it took `condition` to come true, infinity when it did not."""
-    began = time.monotonic()
+def seconds_until(condition: Callable[[], object], timeout: float = 20.0) -> float:
+    """Return how many seconds pass until `condition` is true, infinity after `timeout`."""
+    started = time.monotonic()
     while not condition():
-        if time.monotonic() - began > patience:
+        if time.monotonic() - started > timeout:
             return float("inf")
-        time.sleep(0.01)
-    return time.monotonic() - began
+        time.sleep(POLL_INTERVAL_SECONDS)
+    return time.monotonic() - started
 
 
 def require_program(name: str, package: str = "") -> str:
-    """Return the path of a program. Raises `NotRun`."""
-    found = find_program(name)
-    if found is None:
+    """Return the path of a program. Raises `NotRun` when it is not installed."""
+    path = find_program(name)
+    if path is None:
         raise NotRun(f"{name} is not installed (Debian: apt-get install {package or name})")
-    return found
+    return path

@@ -1,21 +1,22 @@
-"""Tenants of a service under test, and the requests that they make."""
+"""Tenants of the service under test, and their requests."""
 
 import json
+import secrets
 from dataclasses import dataclass
 
 from evidence.harness.processes import HarnessError
-from evidence.resilience.load import Reply, Request, once
+from evidence.resilience.load import Request, Response, Stream, send_once
 
 
 @dataclass(frozen=True)
 class Tenant:
-    """A guest with an organization, and the requests that it makes."""
+    """A guest with an organization. Its methods return requests; they send nothing."""
 
     token: str
     org: str
 
     def create(self, name: str, **headers: str) -> Request:
-        """Ask for a new project; headers by their names with `_` for `-`."""
+        """Return a request for a new project. Header names are written with `_` for `-`."""
         fields = tuple((key.replace("_", "-"), value) for key, value in headers.items())
         body = json.dumps({"name": name}).encode()
         return Request("POST", f"/orgs/{self.org}/projects", self.token, body, fields)
@@ -30,20 +31,34 @@ class Tenant:
         return Request("DELETE", f"/orgs/{self.org}/projects/{project}", self.token)
 
 
-def tenant(port: int, name: str = "Acme") -> Tenant:
-    """Sign in as a new guest and make its organization. Raises `StageError`."""
-    token = created(once(port, Request("POST", "/auth/guest")))["access_token"]
-    body = json.dumps({"name": name}).encode()
-    return Tenant(token, created(once(port, Request("POST", "/orgs", token, body)))["id"])
+def create_tenant(port: int, name: str = "Acme") -> Tenant:
+    """Sign in as a new guest and create an organization. Raises `HarnessError`."""
+    signed_in = created_resource(send_once(port, Request("POST", "/auth/guest")))
+    token, body = signed_in["access_token"], json.dumps({"name": name}).encode()
+    organization = created_resource(send_once(port, Request("POST", "/orgs", token, body)))
+    return Tenant(token, organization["id"])
 
 
-def created(reply: Reply) -> dict[str, str]:
-    """Return what was created. Raises `StageError` when nothing was."""
-    if reply.status != 201:
-        raise HarnessError(f"{reply.request.path}: {reply.status} {reply.body[:200].decode()}")
-    return parsed(reply)
+def keyed_writes(tenant: Tenant, clients: int = 4) -> Stream:
+    """Return a stream of new projects, each with its own Idempotency-Key.
+
+    The service may retry such a write, so an outage must not make it fail.
+    """
+    run = secrets.token_hex(8)
+    return Stream(
+        "keyed", lambda n: tenant.create(f"{run} {n}", Idempotency_Key=f"{run}-{n}"), clients, 0.01
+    )
 
 
-def parsed(reply: Reply) -> dict[str, str]:
-    body: dict[str, str] = json.loads(reply.body)
+def created_resource(response: Response) -> dict[str, str]:
+    """Return the body of a 201. Raises `HarnessError` for any other status."""
+    if response.status != 201:
+        body = response.body[:200].decode(errors="replace")
+        raise HarnessError(f"{response.request.path}: {response.status} {body}")
+    return parse_body(response)
+
+
+def parse_body(response: Response) -> dict[str, str]:
+    """Return a JSON body."""
+    body: dict[str, str] = json.loads(response.body)
     return body

@@ -172,7 +172,7 @@ def test_a_contract_becomes_tables_that_pass_every_check(
     assert revision
     assert revision.name.startswith(f"{int(revisions.head()) + 1:04d}_")
     with psycopg.connect(database.superuser_url) as superuser:
-        assert catalogue.faults(superuser, catalogue.needed(checked)) == set()
+        assert catalogue.issues(superuser, catalogue.required_privileges(checked)) == set()
     assert _audit_violation(database) is None
     assert plan_and_migrate(database, checked, tmp_path) is None
     migrate.downgrade(database.owner_url, revisions.head(), migrations_copy(tmp_path))
@@ -634,10 +634,10 @@ def test_the_grants_match_the_operations(postgres: Postgres, tmp_path: Path) -> 
     assert written
     assert "revoke update, delete on tickets from covenant_app" in written.read_text()
     with psycopg.connect(database.superuser_url) as superuser:
-        assert catalogue.faults(superuser, catalogue.needed(fewer)) == set()
+        assert catalogue.issues(superuser, catalogue.required_privileges(fewer)) == set()
     plan_and_migrate(database, checked, tmp_path)
     with psycopg.connect(database.superuser_url) as superuser:
-        assert catalogue.faults(superuser, catalogue.needed(checked)) == set()
+        assert catalogue.issues(superuser, catalogue.required_privileges(checked)) == set()
 
 
 def test_a_dropped_column_that_may_have_been_renamed_gets_a_hint(stage: Stage) -> None:
@@ -653,8 +653,8 @@ def test_a_table_has_the_additional_grants_of_its_x_table(stage: Stage) -> None:
     assert written
     assert "grant insert on notes to covenant_app" in written.read_text()
     with psycopg.connect(stage.database.superuser_url) as superuser:
-        needed = catalogue.needed(stage.contract(document))
-        assert not [fault for fault in catalogue.faults(superuser, needed) if "notes" in fault]
+        needed = catalogue.required_privileges(stage.contract(document))
+        assert not [fault for fault in catalogue.issues(superuser, needed) if "notes" in fault]
     written = stage.apply(notes())
     assert written
     assert "revoke insert on notes from covenant_app" in written.read_text()

@@ -32,7 +32,7 @@ def test_a_given_server_keeps_its_databases_and_its_passwords(
     monkeypatch.setenv("TEST_DATABASE_URL", superuser_url)
     try:
         with fix_postgres.server(tmp_path) as (kind, url):
-            roles.make_roles(url, "another", "another")
+            roles.create_roles(url, "another", "another")
             created = Postgres(kind, url, "another", "another").database(migrated=False)
             with psycopg.connect(created.owner_url):
                 assert databases(postgres) == before | {created.name}

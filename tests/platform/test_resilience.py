@@ -1,67 +1,101 @@
-"""The short scenarios of `make resilience`, each for real."""
+"""The short scenarios of `make resilience`, run against a real service, and the report."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from evidence.resilience import __main__ as resilience
 from evidence.resilience import report
-from evidence.resilience.report import Row
+from evidence.resilience.report import Row, Verdict
 from evidence.resilience.scenario import NotRun, Scenario, Trial
 from tests.platform import fix_tools
 
-SHORT = [scenario for scenario in resilience.ALL if scenario.short]
+IN_TESTS = [scenario for scenario in resilience.SCENARIOS if scenario.in_tests]
 
 
-@pytest.mark.parametrize("scenario", SHORT, ids=[scenario.name for scenario in SHORT])
-def test_what_goes_wrong_is_survived(scenario: Scenario) -> None:
-    row = resilience.play(scenario, short=True)
-    if row.verdict == "not run":
-        fix_tools.not_run(row.faults[0])
-    assert (row.verdict, row.faults) == ("pass", ()), row.measured
+@pytest.mark.parametrize("scenario", IN_TESTS, ids=[scenario.name for scenario in IN_TESTS])
+def test_the_service_keeps_its_promise(scenario: Scenario) -> None:
+    row = resilience.run_scenario(scenario, is_short=True)
+    if row.verdict is Verdict.NOT_RUN:
+        fix_tools.not_run(row.failures[0])
+    assert (row.verdict, row.failures) == (Verdict.PASS, ()), row.measurements
 
 
-def test_names_are_unique_and_every_scenario_promises_something() -> None:
-    assert len({scenario.name for scenario in resilience.ALL}) == len(resilience.ALL)
-    assert all(scenario.promise for scenario in resilience.ALL)
+def test_scenarios_have_unique_names_and_a_promise() -> None:
+    assert len({scenario.name for scenario in resilience.SCENARIOS}) == len(resilience.SCENARIOS)
+    assert all(scenario.promise for scenario in resilience.SCENARIOS)
 
 
-def played(finds: str, limit: float = 5.0) -> Row:
-    def play(trial: Trial) -> None:
-        trial.note("0 failed")
-        if finds == "a fault":
-            trial.demand(False, "1 failed")
-        if finds == "no program":
-            raise NotRun("haproxy is not installed")
-        if finds == "an error":
-            raise RuntimeError("broken")
-        while finds == "no end":
-            pass
+def passes(trial: Trial) -> None:
+    pass
 
-    return resilience.play(Scenario("planted", "nothing fails", play, limit))
+
+def fails(trial: Trial) -> None:
+    trial.expect(condition=False, failure="1 failed")
+
+
+def raises(trial: Trial) -> None:
+    raise RuntimeError("broken")
+
+
+def needs_a_program(trial: Trial) -> None:
+    raise NotRun("haproxy is not installed")
+
+
+def never_ends(trial: Trial) -> None:
+    while True:
+        pass
+
+
+def run(behaviour: Callable[[Trial], None], timeout: float = 5.0) -> Row:
+    def scenario(trial: Trial) -> None:
+        trial.record("0 failed")
+        behaviour(trial)
+
+    return resilience.run_scenario(Scenario("example", "nothing fails", scenario, timeout))
 
 
 @pytest.mark.parametrize(
-    ("finds", "verdict", "faults"),
+    ("behaviour", "verdict", "failures"),
     [
-        ("nothing", "pass", ()),
-        ("a fault", "fail", ("1 failed",)),
-        ("an error", "fail", ("RuntimeError: broken",)),
-        ("no program", "not run", ("haproxy is not installed",)),
+        (passes, Verdict.PASS, ()),
+        (fails, Verdict.FAIL, ("1 failed",)),
+        (raises, Verdict.FAIL, ("RuntimeError: broken",)),
+        (needs_a_program, Verdict.NOT_RUN, ("haproxy is not installed",)),
     ],
 )
-def test_a_row_says_what_was_found(finds: str, verdict: str, faults: tuple[str, ...]) -> None:
-    row = played(finds)
-    assert (row.verdict, row.faults, row.measured) == (verdict, faults, "0 failed")
+def test_a_row_reports_verdict_measurements_and_failures(
+    behaviour: Callable[[Trial], None], verdict: Verdict, failures: tuple[str, ...]
+) -> None:
+    row = run(behaviour)
+    assert (row.verdict, row.failures, row.measurements) == (verdict, failures, "0 failed")
 
 
-def test_a_scenario_that_does_not_end_has_failed() -> None:
-    row = played("no end", limit=0.2)
-    assert (row.verdict, row.faults) == ("fail", ("TimeoutError: not over within 0 s",))
+def test_a_scenario_that_does_not_end_fails() -> None:
+    row = run(never_ends, timeout=0.2)
+    failure = "TimeoutError: not finished after 0.2 s"
+    assert (row.verdict, row.failures) == (Verdict.FAIL, (failure,))
+
+
+def test_a_duration_over_its_limit_fails(tmp_path: Path) -> None:
+    trial = Trial(tmp_path)
+    trial.expect_within("ready after", 0.5, 1.0)
+    trial.expect_within("closed after", 2.0, 1.0)
+    trial.expect_within("written after", float("inf"), 1.0)
+    assert trial.measurements == [
+        "ready after 500 ms",
+        "closed after 2.00 s",
+        "written after never",
+    ]
+    assert trial.failures == [
+        "closed after 2.00 s, limit 1.00 s",
+        "written after never, limit 1.00 s",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "expected", "said"),
+    ("verdicts", "expected", "overall"),
     [
         (("pass", "pass"), 2, "pass"),
         (("pass", "fail"), 2, "fail"),
@@ -70,12 +104,13 @@ def test_a_scenario_that_does_not_end_has_failed() -> None:
         (("pass",), 2, "incomplete"),
     ],
 )
-def test_a_table_that_lacks_a_scenario_is_not_green(
-    verdicts: tuple[str, ...], expected: int, said: str, tmp_path: Path
+def test_a_report_with_a_missing_scenario_is_incomplete(
+    verdicts: tuple[str, ...], expected: int, overall: str, tmp_path: Path
 ) -> None:
-    rows = [Row("s", "p|q", "m", verdict, (), 1.0) for verdict in verdicts]
-    assert report.verdict(rows, expected) == said
-    report.write(tmp_path, rows, report.about(0.0, 0.0), said)
+    rows = [Row("s", "p|q", "m", Verdict(verdict), (), 1.0) for verdict in verdicts]
+    verdict = report.overall_verdict(rows, expected)
+    assert verdict == overall
+    report.write(tmp_path, rows, report.run_facts(0.0, 0.0), verdict)
     table = (tmp_path / "resilience.md").read_text()
-    assert f"**{said}**" in table
+    assert f"**{overall}**" in table
     assert "p\\|q" in table

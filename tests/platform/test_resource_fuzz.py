@@ -1,4 +1,4 @@
-"""A short run of Schemathesis against each contract whose resources need no code."""
+"""A short run of Schemathesis against each test contract whose resources need no code."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import pytest
 from evidence.fuzz import runner
 from tests.platform.fix_resources import NAMES, ResourceService
 
-SEED, EXAMPLES, SECONDS = 20261123, 2, 180
-TABLES = r"^/orgs/\{org_id\}/"  # the others are those of the shipped contract
+SEED, EXAMPLES, TIMEOUT_SECONDS = 20261123, 2, 180
+TENANT_PATHS = r"^/orgs/\{org_id\}/"  # the other paths are those of the shipped contract
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -22,10 +22,10 @@ def test_no_generated_case_fails_a_check(
         tmp_path / "run",
         seed=SEED,
         examples=EXAMPLES,
-        seconds=SECONDS,
-        paths=TABLES,
+        timeout=TIMEOUT_SECONDS,
+        paths=TENANT_PATHS,
     )
-    # That generated values collide, of which it warns, is what unique keys are for.
+    # It also warns of generated values that collide, which unique keys rightly reject.
     assert run.report["failures"] == run.report["errors"] == [], run.output
     assert run.report["stop_reason"] == "completed"
     served = [

@@ -1,4 +1,4 @@
-"""Peer A: FastAPI, SQLAlchemy's async ORM, asyncpg; as their documentation shows it."""
+"""Peer A: FastAPI, SQLAlchemy's async ORM and asyncpg, as in their documentation."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any

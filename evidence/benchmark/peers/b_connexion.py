@@ -1,4 +1,4 @@
-"""Peer B: Connexion as it comes, on the same contract, with SQLAlchemy's async ORM and psycopg."""
+"""Peer B: Connexion unmodified on the same contract, SQLAlchemy's async ORM and psycopg."""
 
 import json
 import os
@@ -70,7 +70,7 @@ HANDLERS = {
 
 
 def contract() -> dict[str, Any]:
-    """The same contract, cut to the operations that are measured."""
+    """Return the service's contract, reduced to the operations that are measured."""
     document: dict[str, Any] = json.loads(Path(os.environ["BENCH_CONTRACT"]).read_text())
     for methods in document["paths"].values():
         for method in [m for m, o in methods.items() if m != "parameters"]:

@@ -1,4 +1,4 @@
-"""The floor: an ASGI application that answers and does nothing else."""
+"""The least an ASGI application can do: a constant response."""
 
 from typing import Any
 

@@ -29,9 +29,9 @@ app = FastAPI(lifespan=lifespan)
 
 
 async def connection(request: Request, principal: Principal) -> AsyncIterator[Any]:
-    async with request.app.state.pool.acquire() as held, held.transaction():
-        await held.execute("select set_config('app.org_id', $1, true)", principal["org_id"])
-        yield held
+    async with request.app.state.pool.acquire() as acquired, acquired.transaction():
+        await acquired.execute("select set_config('app.org_id', $1, true)", principal["org_id"])
+        yield acquired
 
 
 Connection = Annotated[Any, Depends(connection)]

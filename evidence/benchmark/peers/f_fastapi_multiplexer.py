@@ -1,4 +1,4 @@
-"""Peer F: FastAPI on this service's own data path, with PostgreSQL writing the JSON."""
+"""Peer F: FastAPI on this service's own data path; PostgreSQL writes the JSON."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -39,7 +39,7 @@ async def health() -> Health:
 @app.get("/orgs/{org_id}/projects/{project_id}")
 async def get(org_id: UUID, project_id: UUID, principal: Principal) -> Response:
     rows = await app.state.reads.fetch(
-        _bound(principal),
+        _settings(principal),
         """select row_to_json(project) from (
                select id, org_id, name, created_at from projects
                where org_id = $1 and id = $2) project""",
@@ -58,7 +58,7 @@ async def list_(
     cursor: str | None = None,
 ) -> Response:
     rows = await app.state.reads.fetch(
-        _bound(principal),
+        _settings(principal),
         """select id, row_to_json(project) from (
                select id, org_id, name, created_at from projects
                where org_id = $1 and id > $2 order by id limit $3) project""",
@@ -73,7 +73,7 @@ async def list_(
 @app.post("/orgs/{org_id}/projects")
 async def create(org_id: UUID, body: ProjectRequest, principal: Principal) -> Response:
     rows = await app.state.writes.fetch(
-        _bound(principal),
+        _settings(principal),
         """with project as (
                insert into projects (org_id, id, name) values ($1, $2, $3)
                returning id, org_id, name, created_at)
@@ -83,5 +83,5 @@ async def create(org_id: UUID, body: ProjectRequest, principal: Principal) -> Re
     return Response(rows[0][0], status_code=201, media_type=JSON)
 
 
-def _bound(principal: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+def _settings(principal: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     return (("app.org_id", principal["org_id"]),)

@@ -1,4 +1,4 @@
-"""The FastAPI side that A and E share: models, and the principal as a dependency."""
+"""What the FastAPI peers share: models, and the principal as a dependency."""
 
 from datetime import datetime
 from typing import Annotated, Any

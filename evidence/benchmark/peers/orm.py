@@ -1,4 +1,4 @@
-"""SQLAlchemy's async ORM as the peers A (asyncpg) and B (psycopg) use it."""
+"""SQLAlchemy's async ORM, used by peer A with asyncpg and peer B with psycopg."""
 
 import uuid
 from collections.abc import AsyncIterator
@@ -25,16 +25,16 @@ class Project(Base):
 
 
 class Sessions:
-    """One session and one transaction a request, bound to the tenant of the token."""
+    """Opens one session and one transaction per request, bound to the tenant of the token."""
 
     def __init__(self, driver: str) -> None:
         url = DATABASE.replace("postgresql://", f"postgresql+{driver}://")
         self._engine = create_async_engine(url, pool_size=16)
-        self._make = async_sessionmaker(self._engine, expire_on_commit=False)
+        self._sessionmaker = async_sessionmaker(self._engine, expire_on_commit=False)
 
     @asynccontextmanager
     async def bound(self, org_id: str) -> AsyncIterator[AsyncSession]:
-        async with self._make.begin() as session:
+        async with self._sessionmaker.begin() as session:
             await session.execute(
                 text("select set_config('app.org_id', :org_id, true)"), {"org_id": org_id}
             )
@@ -42,10 +42,10 @@ class Sessions:
 
 
 async def get(session: AsyncSession, org_id: uuid.UUID, id: uuid.UUID) -> Project | None:
-    found: Project | None = await session.scalar(
+    project: Project | None = await session.scalar(
         select(Project).where(Project.org_id == org_id, Project.id == id)
     )
-    return found
+    return project
 
 
 async def page(

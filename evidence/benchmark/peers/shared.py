@@ -1,4 +1,4 @@
-"""What every peer shares: the token check, the cursor, ids; each as an ordinary service has it."""
+"""What all peers share: token verification, cursors and ids, as in an ordinary service."""
 
 import base64
 import os
