@@ -23,6 +23,7 @@ from service.identity.tokens import InvalidToken
 RETRY_AFTER_SECONDS = 1
 DISK_FULL_RETRY_AFTER_SECONDS = 30  # people make space
 MAX_ERRORS = 50
+MAX_BODY_BYTES = 1_048_576
 SIGN_IN_HINT = "POST /auth/guest returns a token"
 CONTRACT_HINT = "GET /openapi.json describes what each operation accepts"
 
@@ -90,6 +91,12 @@ def invalid_request(errors: list[FieldError]) -> Problem:
 def method_not_allowed(allow: str) -> Problem:
     """Return the 405 problem with the methods that the path supports."""
     return Problem("method-not-allowed", "Method not allowed", headers={"Allow": allow})
+
+
+def body_too_large() -> Problem:
+    """Return the 413 problem."""
+    detail = f"The body must not exceed {MAX_BODY_BYTES} bytes"
+    return Problem("body-too-large", detail, headers={"Connection": "close"})
 
 
 def not_found() -> Problem:

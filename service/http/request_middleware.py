@@ -24,7 +24,6 @@ from service.status import Status
 from service.telemetry.logs import request_logger
 from service.telemetry.metrics import Metrics
 
-MAX_BODY_BYTES = 1_048_576
 MAX_HEADER_FIELDS = 100
 MAX_HEADER_BYTES = 16_384
 # How long to keep reading after an error: a client that still sends would not see the response.
@@ -197,8 +196,8 @@ def check_bounds(headers: InspectedHeaders) -> None:
     `HttpProtocol` has already bounded the header fields.
     """
     for length in headers.get(b"content-length", ()):
-        if int(length) > MAX_BODY_BYTES:
-            raise body_too_large()
+        if int(length) > problems.MAX_BODY_BYTES:
+            raise problems.body_too_large()
     if len(headers.get(b"host", ())) != 1:
         raise invalid_request([FieldError("header", "/host", "must be sent exactly once")])
 
@@ -210,12 +209,6 @@ def check_framing(headers: InspectedHeaders, http_version: str) -> None:
         problem = invalid_request([FieldError("header", "/transfer-encoding", "must be chunked")])
         problem.headers["Connection"] = "close"
         raise problem
-
-
-def body_too_large() -> Problem:
-    """Return the 413 problem."""
-    detail = f"The body must not exceed {MAX_BODY_BYTES} bytes"
-    return Problem("body-too-large", detail, headers={"Connection": "close"})
 
 
 def headers_too_large() -> Problem:

@@ -9,8 +9,7 @@ import orjson
 from starlette.types import Receive
 
 from db.errors import Reason, Unavailable
-from service.http.problems import FieldError, Problem
-from service.http.request_middleware import MAX_BODY_BYTES, body_too_large
+from service.http.problems import MAX_BODY_BYTES, FieldError, Problem, body_too_large
 from service.http.responses import Headers
 from service.operations.validation import compile_schema
 

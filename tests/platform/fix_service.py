@@ -76,9 +76,6 @@ def has_status(url: str, status: int = 200) -> bool:
     return get_status(url) == status
 
 
-answers = has_status  # the old name, until test_local_stack.py uses the new one
-
-
 @contextmanager
 def serving(
     folder: Path,
@@ -116,12 +113,6 @@ def faulty(tmp_path_factory: pytest.TempPathFactory, database: Database) -> Iter
         FAULTS_CONTRACT=str(folder / "contract.json"),
     ) as running:
         yield running
-
-
-@pytest.fixture(scope="session")
-def planted(faulty: Service) -> Service:
-    """The old name of `faulty`, until test_certificate.py uses the new one."""
-    return faulty
 
 
 @pytest.fixture(scope="session")

@@ -215,9 +215,9 @@ def test_a_run_that_is_killed_leaves_no_certificate(postgres: Postgres, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_service_with_another_contract_stops_the_run(planted: Service, tmp_path: Path) -> None:
+def test_a_service_with_another_contract_stops_the_run(faulty: Service, tmp_path: Path) -> None:
     (tmp_path / report.JSON_NAME).write_text("old")
-    code, output = certify("", tmp_path, "--url", planted.url)
+    code, output = certify("", tmp_path, "--url", faulty.url)
     assert code == 2
     assert f"the working tree has sha256:{contract.load().hash}. Nothing was run" in output
     assert list(tmp_path.iterdir()) == []

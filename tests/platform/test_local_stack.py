@@ -23,7 +23,7 @@ import pytest
 from db import server_versions
 from evidence.harness.processes import ROOT, free_port
 from tests.platform.fix_postgres import Database, Postgres
-from tests.platform.fix_service import answers
+from tests.platform.fix_service import has_status
 
 REMOVED_SETTINGS = (
     "DATABASE_URL",
@@ -57,7 +57,7 @@ class Run:
             time.sleep(0.02)
 
     def wait_until_ready(self) -> None:
-        self.wait_until(lambda: answers(f"{self.url}/ready"))
+        self.wait_until(lambda: has_status(f"{self.url}/ready"))
 
     def interrupt(self) -> int:
         """Press Ctrl-C and return the exit code."""
