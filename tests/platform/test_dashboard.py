@@ -29,7 +29,7 @@ UNITS = {"bytes", "percentunit", "reqps", "s", "short"}
 
 def test_every_operation_except_probes_has_objectives_and_a_bucket() -> None:
     operations = contract.load().operations
-    bounds = {str(bound) for bound in Metrics(operations).bounds}
+    bounds = {str(bound) for bound in Metrics(operations).buckets}
     slos = yaml.safe_load((SHIPPED / "values.yaml").read_text())["slos"]
     assert {slo["seconds"] for slo in slos} <= bounds
     probes = {id for id, operation in operations.items() if "x-probe" in operation.extensions}
