@@ -4,13 +4,13 @@ import math
 import secrets
 from itertools import islice
 from typing import Any, NoReturn
-from urllib.parse import unquote
 
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from db.errors import Reason, Unavailable
 from service.http import problems
+from service.http.buffered_transport import BufferedTransport
 from service.http.problems import FieldError, Problem, invalid_request
 from service.http.request_middleware import (
     CONTENT_SECURITY_POLICY,
@@ -20,7 +20,6 @@ from service.http.request_middleware import (
     SECURITY_HEADERS,
     headers_too_large,
 )
-from service.http.response_cycle import new_cycle
 from service.http.responses import PROBLEM_TYPE
 from service.telemetry.logs import request_logger
 from service.telemetry.metrics import OTHER_METHOD, Metrics
@@ -63,7 +62,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         """Accept the connection, or reject it when there are too many and none is idle."""
-        super().connection_made(transport)
+        super().connection_made(BufferedTransport(transport, self.loop))  # type: ignore[arg-type]
         self._wait_for(HEAD_TIMEOUT_SECONDS)
         if len(self.connections) > self._max_connections and not self._close_idle_connection():
             error = Unavailable(Reason.NO_ROOM, "there are too many connections")
@@ -144,27 +143,11 @@ class HttpProtocol(HttpToolsProtocol):
         self._deadline = math.inf
         self._in_head = False
         self._raw_bytes = 0
-        parser, scope = self.parser, self.scope
-        version, upgrades = parser.get_http_version(), parser.should_upgrade()
-        url = httptools.parse_url(self.url)
-        scope["http_version"] = version
-        scope["method"] = parser.get_method().decode("ascii")
-        scope["raw_path"] = url.path
-        scope["path"] = unquote(url.path.decode("ascii"))
-        scope["query_string"] = url.query or b""
-        keep_alive = version != "1.0" and not upgrades and parser.should_keep_alive()
-        previous = self.cycle
         if len(self.pipeline) == MAX_PIPELINED:
             raise ValueError("too many pipelined requests")
-        self.cycle = new_cycle(self, keep_alive, self.on_response_complete)
-        if previous is None or previous.response_complete:
-            self._start_asgi_task(self.cycle, self.app)
-        else:  # pipelined: it waits for its turn
-            self.flow.pause_reading()
-            self.pipeline.appendleft((self.cycle, self.app))
-
-    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        self.tasks.add(self.loop.create_task(cycle.run(app, self.tasks)))
+        super().on_headers_complete()
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False  # what follows may be another protocol
 
     def on_body(self, body: bytes) -> None:
         """Pass on a part of the body."""
