@@ -1,0 +1,1 @@
+"""Renders the chart and the Argo CD manifests from the contract."""

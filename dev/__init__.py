@@ -1,0 +1,1 @@
+"""Commands for a developer's machine; none of this is in the image."""

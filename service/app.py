@@ -26,7 +26,8 @@ from service.http.request_middleware import RequestMiddleware
 from service.http.router import Router
 from service.identity.connexion_security import AuthenticationMiddleware, BearerHandler
 from service.identity.keys import KeyRing, KeysError
-from service.identity.tokens import TokenIssuer, TokenTerms, TokenVerifier
+from service.identity.tokens import TokenIssuer, TokenVerifier
+from service.identity.verification import TokenTerms
 from service.limits.rate_limits import RateLimits
 from service.limits.redis_counters import RedisCounters
 from service.operations.bodies import BodyBudget

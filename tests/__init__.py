@@ -1,0 +1,1 @@
+"""The tests of this service; those of the platform are in `platform`."""

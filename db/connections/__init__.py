@@ -1,0 +1,1 @@
+"""Connections to PostgreSQL: pipelines, the pool, and the monitor of the database."""

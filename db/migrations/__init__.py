@@ -1,0 +1,1 @@
+"""The migrations: the platform's (`platform`) and those of the contract (`versions`)."""

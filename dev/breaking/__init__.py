@@ -1,0 +1,1 @@
+"""`make breaking`: what changes between two contracts, and whether that breaks something."""

@@ -1,0 +1,1 @@
+"""`make run` and `make dev`: the service with a PostgreSQL of its own."""

@@ -1,0 +1,1 @@
+"""`make bench`: the service and its peers, measured."""

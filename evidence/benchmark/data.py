@@ -11,7 +11,7 @@ from dev.local.embedded import Server
 from openapi.contract import Contract
 from service.identity import keys, tokens
 from service.identity.keys import KeyRing
-from service.identity.tokens import TokenTerms
+from service.identity.verification import TokenTerms
 
 OWNER_PASSWORD = APP_PASSWORD = "bench"
 ROTATING_TOKENS = 100

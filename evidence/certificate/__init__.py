@@ -1,0 +1,1 @@
+"""`make certify`: the isolation certificate."""

@@ -8,7 +8,7 @@ from evidence.harness.services import Service, serving
 from evidence.resilience.load import Stream, failures, loading, send_once, summarize
 from evidence.resilience.scenario import NotRun, Scenario, Trial
 from evidence.resilience.tenants import create_tenant
-from service.identity.tokens import LEEWAY_SECONDS
+from service.identity.verification import LEEWAY_SECONDS
 
 LIBRARIES = "usr/lib/*/faketime/libfaketimeMT.so.1"
 TWO_HOURS_SECONDS = 7200

@@ -1,0 +1,1 @@
+"""HTTP: the protocol, the middlewares around every request, and problems."""

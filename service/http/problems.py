@@ -18,7 +18,7 @@ from db.errors import (
     VersionMismatch,
 )
 from service.identity.authentication import MissingToken
-from service.identity.tokens import InvalidToken
+from service.identity.verification import InvalidToken
 
 RETRY_AFTER_SECONDS = 1
 DISK_FULL_RETRY_AFTER_SECONDS = 30  # people make space

@@ -1,4 +1,4 @@
-"""The outermost middleware: request id, limits, common headers, CORS, problems, the log line."""
+"""The outermost middleware: request id, limits, common headers, problems, the log line."""
 
 import asyncio
 import random
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from db.errors import Reason, Unavailable
 from service.http import problems
 from service.http.client_address import client_address
+from service.http.cors import PREFLIGHT_HEADERS, Cors
 from service.http.problems import FieldError, Problem, invalid_request
 from service.http.responses import PROBLEM_TYPE, Headers, send_response
 from service.identity.tokens import Principal
@@ -40,12 +41,6 @@ SECURITY_HEADERS = [
     (b"cross-origin-resource-policy", b"same-origin"),
 ]
 CONTENT_SECURITY_POLICY = b"default-src 'none'; frame-ancestors 'none'"
-CORS_METHODS = b"GET, HEAD, POST, PUT, PATCH, DELETE"
-CORS_HEADERS = b"Authorization, Content-Type, Idempotency-Key, If-Match, X-Request-Id"
-CORS_EXPOSED_HEADERS = (
-    b"ETag, Idempotency-Replayed, Location, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id"
-)
-
 InspectedHeaders = dict[bytes, list[bytes]]
 
 log = structlog.get_logger("covenant.request")
@@ -86,7 +81,7 @@ class RequestMiddleware:
         self._status = status
         self._metrics = metrics
         self._trusted_proxies = tuple(trusted_proxies)
-        self._origins = frozenset(origin.encode() for origin in cors_origins)
+        self._cors = Cors(cors_origins)
         self._log_request = request_logger()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,7 +104,9 @@ class RequestMiddleware:
         try:
             check_bounds(headers)
             check_framing(headers, scope["http_version"])
-            if not (self._origins and await self._preflight(scope, send)):
+            if self._cors.is_enabled and self._cors.is_preflight(scope):
+                await send_response(send, 204, b"", PREFLIGHT_HEADERS)
+            else:
                 await self._app(scope, receive, send)
         except ConnectionResetError:
             context.status = context.status or CLIENT_CLOSED_REQUEST
@@ -138,38 +135,13 @@ class RequestMiddleware:
                 headers.append((b"content-security-policy", context.content_security_policy))
                 headers.append((b"x-request-id", context.request_id.encode()))
                 headers += context.extra_headers
-                if self._origins:
-                    headers += self._cors_headers(request_headers)
+                if self._cors.is_enabled:
+                    headers += self._cors.headers(request_headers.get(b"origin", [b""])[0])
                 if self._status.stopping:
                     headers.append((b"connection", b"close"))
             await send(message)
 
         return send_with_headers
-
-    def _cors_headers(self, request_headers: InspectedHeaders) -> Headers:
-        """Return headers for an origin of the settings, never a wildcard (Fetch standard, CORS)."""
-        origin = request_headers.get(b"origin", [b""])[0]
-        if origin not in self._origins:
-            return [(b"vary", b"Origin")]
-        return [
-            (b"vary", b"Origin"),
-            (b"access-control-allow-origin", origin),
-            (b"access-control-expose-headers", CORS_EXPOSED_HEADERS),
-        ]
-
-    async def _preflight(self, scope: Scope, send: Send) -> bool:
-        """Respond to a CORS preflight from a known origin; return whether it was one."""
-        headers = dict(scope["headers"])
-        is_preflight = scope["method"] == "OPTIONS" and b"access-control-request-method" in headers
-        if not is_preflight or headers.get(b"origin") not in self._origins:
-            return False
-        allowed = {
-            "Access-Control-Allow-Methods": CORS_METHODS.decode(),
-            "Access-Control-Allow-Headers": CORS_HEADERS.decode(),
-            "Access-Control-Max-Age": "600",
-        }
-        await send_response(send, 204, b"", allowed)
-        return True
 
     def _log(self, scope: Scope, context: RequestContext) -> None:
         seconds = context.seconds or time.perf_counter() - context.started

@@ -1,0 +1,1 @@
+"""Identity: signing keys, tokens, and who sends a request."""

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable, Iterable
 
-from service.identity import tokens
-from service.identity.tokens import InvalidToken, Principal
+from service.identity.tokens import Principal
+from service.identity.verification import InvalidToken, bearer
 
 Verify = Callable[[str], Principal]
 
@@ -19,4 +19,4 @@ def authenticate(headers: Iterable[tuple[bytes, bytes]], verify: Verify) -> Prin
         raise MissingToken
     if len(values) > 1:
         raise InvalidToken("malformed")
-    return verify(tokens.bearer(values[0].decode("latin-1")))
+    return verify(bearer(values[0].decode("latin-1")))

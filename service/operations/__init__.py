@@ -1,0 +1,1 @@
+"""Operations: read and validate a request, call the handler, return its response."""

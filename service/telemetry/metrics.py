@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from db.errors import Unavailable
 from openapi.contract import Operation
 from service.identity.authentication import MissingToken
-from service.identity.tokens import InvalidToken
+from service.identity.verification import InvalidToken
 
 NO_OPERATION = "none"
 OTHER_METHOD = "other"

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterator
 
 from service.identity.keys import KeyRing
-from service.identity.tokens import TokenTerms
+from service.identity.verification import TokenTerms
 from tests.platform import corpus_claims, corpus_headers, corpus_structures
 from tests.platform.corpus_forge import ORG_ID, Case, Forge, NamedTokens, quote, to_json
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from service.identity.keys import KeyRing, create_key
-from service.identity.tokens import InvalidToken, TokenTerms, issue
+from service.identity.tokens import issue
+from service.identity.verification import InvalidToken, TokenTerms
 from tests.platform.corpus_forge import ORG_ID
 
 NOW = 1_795_420_800.0  # 2026-11-23 08:00:00 UTC

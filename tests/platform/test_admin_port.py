@@ -233,6 +233,7 @@ def test_the_documentation_lists_every_metric_and_every_token_failure(
     page = (ROOT / "docs" / "observability.md").read_text()
     documented = set(re.findall(r"^\| `((?:covenant)_[a-z_]+)` \|", page, re.MULTILINE))
     assert documented == monitored.families()
-    source = (ROOT / "service/identity/tokens.py").read_text()
-    for reason in re.findall(r"InvalidToken\(\"([a-z]+)\"", source):
-        assert reason in page
+    sources = [file.read_text() for file in (ROOT / "service/identity").glob("*.py")]
+    reasons = set(re.findall(r"InvalidToken\(\"([a-z]+)\"", "".join(sources)))
+    assert len(reasons) == 15
+    assert all(f"`{reason}`" in page for reason in reasons)

@@ -6,7 +6,7 @@ from psycopg import errors
 from db.errors import DiskFull, Reason, StatementTimeout, Unavailable, unavailable_connection
 from openapi import contract
 from service.identity.authentication import MissingToken
-from service.identity.tokens import InvalidToken
+from service.identity.verification import InvalidToken
 from service.telemetry.metrics import BUCKETS, METHODS, NO_OPERATION, Metrics
 
 

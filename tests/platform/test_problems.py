@@ -10,7 +10,7 @@ import pytest
 from openapi import contract
 from service.http import problems
 from service.identity.keys import KeyRing
-from service.identity.tokens import TokenTerms
+from service.identity.verification import TokenTerms
 from tests.platform import corpus_tokens
 from tests.platform.corpus_forge import Case
 from tests.platform.fix_logs import log_events, wait_for_event

@@ -15,7 +15,7 @@ import pytest
 from openapi import contract
 from service.identity import keys, tokens
 from service.identity.keys import KeyRing
-from service.identity.tokens import TokenTerms
+from service.identity.verification import TokenTerms
 from tests.platform.corpus_forge import ORG_ID
 from tests.platform.fix_postgres import Database, count_blocked
 from tests.platform.fix_service import Service, serving, until

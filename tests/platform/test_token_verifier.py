@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from service.identity.keys import KeyRing, KeysError, create_key
-from service.identity.tokens import TokenVerifier, issue, verify
+from service.identity.tokens import TokenVerifier, issue
+from service.identity.verification import verify
 from tests.platform.corpus_forge import ORG_ID, encode
 from tests.platform.fix_tokens import ACCEPTED, NOW, TERMS, Clock, CountingKeyRing, outcome, sign
 

@@ -10,15 +10,8 @@ import jwt
 import pytest
 
 from service.identity.keys import KeyRing
-from service.identity.tokens import (
-    InvalidToken,
-    TokenIssuer,
-    TokenTerms,
-    TokenVerifier,
-    bearer,
-    issue,
-    verify,
-)
+from service.identity.tokens import TokenIssuer, TokenVerifier, issue
+from service.identity.verification import InvalidToken, TokenTerms, bearer, verify
 from tests.platform import corpus_tokens
 from tests.platform.corpus_forge import ORG_ID, Case
 from tests.platform.fix_tokens import ACCEPTED, NOW, TERMS, Clock, outcome, sign

@@ -11,7 +11,7 @@ import pytest
 
 from openapi import contract
 from service.identity.keys import KeyRing
-from service.identity.tokens import TokenTerms
+from service.identity.verification import TokenTerms
 from tests.platform import corpus_tokens
 from tests.platform.corpus_forge import ORG_ID, Case
 from tests.platform.fix_service import Service, has_status, serving, until

@@ -1,0 +1,1 @@
+"""The same API written by hand with other frameworks, to compare with."""
