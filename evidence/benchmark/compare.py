@@ -47,12 +47,7 @@ def main() -> int:
             folder = Path(temporary)
             server = stack.enter_context(embedded.running(folder / "postgresql"))
             data = create_data(server, folder, contract.load(), orgs=100, projects=100)
-            trees = {"before": options.before.resolve(), "after": options.after.resolve()}
-            before, after = (
-                stack.enter_context(systems.service(data, folder, name, tree))
-                for name, tree in trees.items()
-            )
-            pairs = measure(before, after, data, options.pairs, options.seconds)
+            pairs = measure(data, folder, options)
     except HarnessError as error:
         print(error, file=sys.stderr)
         return 1
@@ -69,27 +64,40 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--after", type=Path, required=True, help="checkout with the change")
     parser.add_argument("--pairs", type=int, default=10, help="pairs per workload (default: 10)")
     parser.add_argument("--seconds", type=float, default=4, help="length of a run (default: 4)")
+    parser.add_argument(
+        "--workloads",
+        type=Workload,
+        nargs="+",
+        metavar="NAME",
+        help=f"by default all: {' '.join(Workload)}",
+    )
     return parser.parse_args()
 
 
-def measure(
-    before: System, after: System, data: Data, pairs: int, seconds: float
-) -> dict[Workload, list[Pair]]:
-    """Run the pairs of each workload; every other pair starts with `after`."""
-    results: dict[Workload, list[Pair]] = {workload: [] for workload in Workload}
-    for workload in Workload:
-        for system in (before, after):
-            _run(system, workload, data, WARM_UP_SECONDS)
-    for number in range(pairs):
-        for workload in Workload:
-            if number % 2:
-                second = _run(after, workload, data, seconds)
-                first = _run(before, workload, data, seconds)
-            else:
-                first = _run(before, workload, data, seconds)
-                second = _run(after, workload, data, seconds)
-            results[workload].append((first, second))
-        print(f"pair {number + 1} of {pairs}", file=sys.stderr)
+def measure(data: Data, folder: Path, options: argparse.Namespace) -> dict[Workload, list[Pair]]:
+    """Run the pairs of each workload; every other pair starts with `after`.
+
+    Both services start again for each pair: two processes of the same code differ by up to 10 %,
+    and would keep that difference in every pair.
+    """
+    trees = {"before": options.before.resolve(), "after": options.after.resolve()}
+    results: dict[Workload, list[Pair]] = {
+        workload: [] for workload in options.workloads or Workload
+    }
+    for number in range(options.pairs):
+        with ExitStack() as stack:
+            started = [
+                stack.enter_context(systems.service(data, folder, name, tree))
+                for name, tree in trees.items()
+            ]
+            for workload, pairs in results.items():
+                for system in started:
+                    _run(system, workload, data, WARM_UP_SECONDS)
+                ordered = started[::-1] if number % 2 else started
+                runs = [_run(system, workload, data, options.seconds) for system in ordered]
+                before, after = reversed(runs) if number % 2 else runs
+                pairs.append((before, after))
+        print(f"pair {number + 1} of {options.pairs}", file=sys.stderr)
     return results
 
 
@@ -104,7 +112,7 @@ def _run(system: System, workload: Workload, data: Data, seconds: float) -> Meas
 
 def markdown(results: dict[Workload, list[Pair]], seconds: float) -> str:
     """Return a table with the medians, and the ratios after / before with their intervals."""
-    count = len(results[Workload.GET_ONE])
+    count = len(next(iter(results.values())))
     lines = [
         f"{count} alternating pairs of {seconds:g} s per workload. Ratios are after / before: the "
         "median of the pairs, with its 95 % bootstrap interval.",
