@@ -18,7 +18,7 @@ from psycopg import Error, errors
 
 
 class DbError(Exception):
-    """Base of the errors that a handler may let through."""
+    """Base of the errors that a handler may let propagate."""
 
 
 class NotFound(DbError):
@@ -173,7 +173,7 @@ def unavailable_connection(error: Error, detail: str = BUSY) -> Unavailable:
 def is_connection_lost(error: Error) -> bool:
     """Return whether the connection broke: libpq says so (no SQLSTATE), or the server closed it.
 
-    An internal error without SQLSTATE is psycopg's, when a pooler closes with a message of its own.
+    psycopg raises an InternalError without SQLSTATE when a pooler closes with its own message.
     """
     state = error.sqlstate or ""
     return isinstance(error, (errors.OperationalError, errors.InternalError)) and (
