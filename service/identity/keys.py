@@ -39,7 +39,7 @@ def create_key(directory: Path, now: float) -> str:
     draft = directory / f".{kid}.new"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Only the process that creates the draft creates this kid: the rename overwrites nothing.
+        # Only one process can create the draft of this kid, so the rename overwrites nothing.
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "w") as file:
@@ -109,7 +109,7 @@ class KeyRing:
         return self._clock() - activated
 
     def get(self, kid: str) -> bytes | None:
-        """Return the secret of `kid`, active or not yet, or None."""
+        """Return the secret of `kid`, which may not be active yet, or None for an unknown `kid`."""
         return self._keys.get(kid)
 
     def _active(self, keys: dict[str, bytes]) -> str | None:
