@@ -17,6 +17,7 @@ from jwt.exceptions import InvalidKeyError
 MIN_BYTES = 32  # HS256 (RFC 7518 section 3.2)
 MAX_BYTES = 4096
 _KID_FORMAT = "%Y%m%dT%H%M%SZ"
+_ALL_IN_FUTURE = "every key in {} becomes active in the future: add one that is active now"
 # Words of six characters or more: random base64 contains shorter ones by accident.
 _PLACEHOLDER = re.compile(
     rb"secret|passw[o0]rd|change[-_ ]?me|default|example|covenant|qwerty|letmein|insecure"
@@ -83,7 +84,7 @@ class KeyRing:
         try:
             loaded = _read_keys(self._directory, names)
             if self._active(loaded) is None:
-                raise KeysError(f"every key in {self._directory} becomes active in the future")
+                raise KeysError(_ALL_IN_FUTURE.format(self._directory))
         except KeysError:
             remaining = {kid: key for kid, key in self._keys.items() if kid in names}
             if self._active(remaining) is not None:
@@ -96,7 +97,7 @@ class KeyRing:
         keys = self._keys
         kid = self._active(keys)
         if kid is None:  # the clock was set back
-            raise KeysError(f"every key in {self._directory} becomes active in the future")
+            raise KeysError(_ALL_IN_FUTURE.format(self._directory))
         return kid, keys[kid]
 
     def __len__(self) -> int:
@@ -136,7 +137,10 @@ def _key_names(directory: Path) -> set[str]:
     except OSError as error:
         raise KeysError(f"cannot read the key directory {directory}: {error.strerror}") from None
     if not names:
-        raise KeysError(f"there is no key in {directory}")
+        raise KeysError(
+            f"there is no key in {directory}: add a file named by its activation time in UTC,"
+            " such as 20261123T080000Z"
+        )
     return names
 
 
