@@ -78,10 +78,10 @@ class Reason(StrEnum):
 
 
 class Unavailable(DbError):
-    """The request was not served; it may be repeated.
+    """The request got no result; it may be repeated later.
 
-    `detail` is a sentence for the client. `connection_lost` says that another connection may
-    succeed at once.
+    `detail` is a sentence for the client, which says so if a write may have been applied.
+    `connection_lost` says that another connection may succeed at once.
     """
 
     def __init__(

@@ -122,6 +122,6 @@ class RedisCounters:
     def _mark_down(self, error: Exception) -> None:
         """Log an outage once, not for each request."""
         if not self._is_reported:
-            effect = "each process counts for itself"
+            effect = "each process counts for itself, or rejects (x-rate-limit `fail: closed`)"
             log.warning("redis_unavailable", reason=first_line(error), effect=effect)
         self.is_down = self._is_reported = True

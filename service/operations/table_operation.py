@@ -29,7 +29,7 @@ class TableOperation:
     operation: Operation
     target: RowTarget
     key: tuple[str, ...]  # the path parameters that are the key, the tenant first
-    parent: str  # the table of the last path parameter before the row's own
+    parent: str  # the table that the last path parameter before the row's own id belongs to
     columns: tuple[Column, ...]  # that the body may contain
     conditional: bool  # accepts If-Match
 

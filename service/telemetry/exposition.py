@@ -149,7 +149,7 @@ class MetricsCollector(Collector):
             "Time since the activation of the signing key",
             self.keys.signing_key_age(),
         )
-        # The first load is no change.
+        # The first load does not count as a change.
         changes = CounterMetricFamily("covenant_key_changes", "Changes of the set of keys")
         changes.add_metric([], self.keys.generation - 1)
         yield changes
