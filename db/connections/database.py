@@ -34,9 +34,9 @@ class Database:
     """Connections to a database that is monitored, and used once it can be trusted.
 
     Reads, writes and transactions each have `connections` connections, and one more that is
-    reserved for tenants that use none of these. `max_waiting` transactions may wait for a
-    connection. Timeouts are in seconds. `refuse` is called, once, with the reason why the role or
-    a table must not be trusted.
+    reserved for tenants that use no connection of that kind. `max_waiting` transactions may wait
+    for a connection. Timeouts are in seconds. `refuse` is called, once, with the reason why the
+    role or a table must not be trusted.
     """
 
     def __init__(
@@ -219,7 +219,7 @@ class Database:
         return {"statement_timeout": f"{max(1, limit * 1000):.0f}"}
 
     def _fail_fast_when_down(self) -> None:
-        """Reject a request at once while the database is down and others have waited in vain."""
+        """Reject a request at once if an earlier one timed out and the database is still down."""
         is_connected = any(m.is_connected for m in self._multiplexers.values())
         if self._monitor.is_known_down and not is_connected:
             raise Unavailable(Reason.DATABASE_AWAY, "The database is unavailable")

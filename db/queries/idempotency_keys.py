@@ -1,7 +1,7 @@
 """Idempotency keys: the response to the first request with a key is kept for 24 hours.
 
 A row belongs to the organization that the write bound, and is deleted with it. Only a hash
-of the request is stored, and only an id that is derived from its key.
+of the request and an id derived from its key are stored.
 """
 
 import hashlib

@@ -23,7 +23,7 @@ class Rate:
 
 
 class RateLimitResult(NamedTuple):
-    """Whether the request is allowed, how many more are, and seconds until the oldest expire."""
+    """Whether a request is allowed, how many more are, and when (s) the oldest slice expires."""
 
     allowed: bool
     remaining: int

@@ -1,7 +1,7 @@
 """Rate limits of operations (`x-rate-limit`), per client address or per tenant.
 
-Header fields: draft-ietf-httpapi-ratelimit-headers-11 (May 2026). The name of a
-policy is the operationId.
+Header fields: draft-ietf-httpapi-ratelimit-headers-11 (May 2026). The name of a policy is the
+operationId.
 """
 
 import math
