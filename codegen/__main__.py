@@ -7,7 +7,7 @@ from pathlib import Path
 
 from codegen import facts, overrides, validation, values
 from codegen.console import run, write_stdout
-from codegen.files import Files, delete, difference, read_files, read_generated, write
+from codegen.files import Files, delete, difference, read_existing, read_files, write
 from codegen.overrides import Overrides
 from codegen.render import is_generated, render
 from openapi import contract
@@ -47,7 +47,7 @@ def _main(options: argparse.Namespace) -> int:
     root = options.root
     user_files = overrides.read(root / overrides.FOLDER)
     files = generate(options.contract, options.handlers, user_files)
-    existing = read_generated(root)
+    existing = read_existing(root)
     if options.diff:
         write_stdout("".join(difference(existing, files)))
         return 0

@@ -30,7 +30,7 @@ def read_files(folder: Path) -> Files:
     return {f.relative_to(folder).as_posix(): f.read_text("utf-8") for f in files_below(folder)}
 
 
-def read_generated(root: Path) -> Files:
+def read_existing(root: Path) -> Files:
     """Return every file below charts/ and argo/, with undecodable bytes replaced."""
     files = (file for top in ROOTS for file in files_below(root / top) if file.is_file())
     return {f.relative_to(root).as_posix(): f.read_text("utf-8", "replace") for f in files}

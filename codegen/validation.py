@@ -1,4 +1,4 @@
-"""Rules for deployment: reject what a contract asks for and no cluster can provide."""
+"""Rules for deployment: reject what no cluster can provide, although the contract asks for it."""
 
 import ipaddress
 import re

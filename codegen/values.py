@@ -56,7 +56,7 @@ def _causes(error: Any) -> Iterator[Violation]:
 def _issue(
     contract: Contract, env: Environment, overrides: Overrides, node: NodePath, reason: str
 ) -> Issue:
-    """Return the issue, located in the file that has the last say on the value."""
+    """Return the issue, located in the file whose value takes precedence."""
     for environment in (env.name, None):
         if _contains(overrides.values.get(environment, {}), node):
             return Issue(values_file(environment), 1, format_path(node), reason)
@@ -65,7 +65,7 @@ def _issue(
 
 def _contains(values: Any, node: NodePath) -> bool:
     for key in node:
-        if isinstance(values, list):  # which replaces a list below it as a whole
+        if isinstance(values, list):  # a list replaces the one it overrides as a whole
             return True
         if not isinstance(values, Mapping) or key not in values:
             return False

@@ -18,7 +18,7 @@ from psycopg import Error, errors
 
 
 class DbError(Exception):
-    """Base of the errors that a handler may let through."""
+    """Base of the errors that a handler may let propagate."""
 
 
 class NotFound(DbError):
@@ -78,10 +78,10 @@ class Reason(StrEnum):
 
 
 class Unavailable(DbError):
-    """The request was not served; it may be repeated.
+    """The request got no result; it may be repeated later.
 
-    `detail` is a sentence for the client. `connection_lost` says that another connection may
-    succeed at once.
+    `detail` is a sentence for the client, which says so if a write may have been applied.
+    `connection_lost` says that another connection may succeed at once.
     """
 
     def __init__(
@@ -173,7 +173,7 @@ def unavailable_connection(error: Error, detail: str = BUSY) -> Unavailable:
 def is_connection_lost(error: Error) -> bool:
     """Return whether the connection broke: libpq says so (no SQLSTATE), or the server closed it.
 
-    An internal error without SQLSTATE is psycopg's, when a pooler closes with a message of its own.
+    psycopg raises an InternalError without SQLSTATE when a pooler closes with its own message.
     """
     state = error.sqlstate or ""
     return isinstance(error, (errors.OperationalError, errors.InternalError)) and (

@@ -12,7 +12,7 @@ from openapi.contract import Contract
 PRIVILEGES = ("select", "insert", "update", "delete")
 MAX_LISTED = 5
 
-# A response contains the row as it was written, which requires select.
+# A response contains the row that was written, and returning it requires select.
 _PRIVILEGES_BY_METHOD = {
     "get": {"select"},
     "post": {"insert", "select"},
@@ -64,7 +64,7 @@ def from_contract(contract: Contract) -> list[ExpectedTable]:
 async def find_missing(
     connection: AsyncConnection[Any], expected: Sequence[ExpectedTable]
 ) -> str | None:
-    """Return a not ready reason that lists what the database does not have, or None.
+    """Return what is missing from the database as a reason not to be ready, or None.
 
     The privileges are those of the connected role. Raises `psycopg.Error`.
     """

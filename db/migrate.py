@@ -23,8 +23,8 @@ from db import revisions, server_versions
 from db.errors import first_line
 
 URL_SETTING = "MIGRATION_DATABASE_URL"
-ADVISORY_LOCK_ID = int.from_bytes(b"covenant", "big") >> 1  # a bigint that only we use
-# Readers of a table queue behind a migration that waits for its lock: at most for this long.
+ADVISORY_LOCK_ID = int.from_bytes(b"covenant", "big") >> 1  # a bigint that nothing else uses
+# A migration that waits for a table's lock blocks the readers behind it: at most for this long.
 LOCK_TIMEOUT_MS = 300
 MAX_ATTEMPTS = 10
 RETRY_SECONDS = 1.0
@@ -151,8 +151,8 @@ def _acquire_advisory_lock(connection: Connection) -> None:
 def _current_revision(connection: Connection) -> str | None:
     """Return the revision of the schema, or None before the first.
 
-    In a transaction that ends here: if one were open when Alembic starts, all revisions would run
-    in it.
+    It reads in a transaction that ends here: if one were open when Alembic starts, all revisions
+    would run in it.
     """
     with connection.begin():
         table = connection.execute(text("select to_regclass('public.alembic_version')"))

@@ -106,7 +106,7 @@ class _Policy(NamedTuple):
 
 @dataclass(frozen=True)
 class AuditResult:
-    """The first violation, which means that the service must not serve, or else a warning."""
+    """The first violation, which keeps the service from serving, or else a warning."""
 
     violation: str | None = None
     warning: str | None = None
@@ -158,7 +158,7 @@ async def _table_violation(
                 kinds.count(PolicyKind.TENANT) == 1,
                 "there is no policy that confines it to a tenant",
             ),
-            (None not in kinds, "a policy opens more than the tenant's rows"),
+            (None not in kinds, "a policy allows more than the tenant's rows"),
             (cannot_truncate, "the service may truncate it"),
         ):
             if not is_met:
@@ -169,8 +169,8 @@ async def _table_violation(
 def _kind(table: str, policy: _Policy, *, is_ahead: bool) -> PolicyKind | None:
     """Return the kind of a policy, or None if it allows too much.
 
-    A database ahead of this release may have policies that it does not know, as long as each of
-    their expressions reads a bound setting.
+    A database ahead of this release may have policies that the release does not know, as long as
+    each of their expressions reads a bound setting.
     """
     using, check = _normalized(policy.using), _normalized(policy.check)
     column = "id" if table == "organizations" else "org_id"
@@ -191,4 +191,4 @@ def _normalized(expression: str | None) -> str:
 
 async def _bypass_violation(connection: psycopg.AsyncConnection[Any]) -> str | None:
     row = await (await connection.execute(_BYPASS_OBJECTS)).fetchone()
-    return f"{row[0]} shows rows with its owner's rights, not the service's" if row else None
+    return f"{row[0]} has its owner's access to rows, not the service's" if row else None

@@ -1,10 +1,12 @@
-"""The PostgreSQL versions that the service accepts, and the releases with the fixes it needs.
+"""The PostgreSQL versions that the service accepts, and their security floors.
+
+A security floor is the oldest release of a major version with the security fixes that it needs.
 
 Versions are those of server_version_num: 10,000 per major version plus the minor version.
 """
 
 MINIMUM = 150_000
-# Below these, a client may read rows that a policy hides (CVE-2026-120154).
+# In releases below these, a client may read rows that a policy hides (CVE-2026-120154).
 SECURITY_FLOORS = {15: 150_020, 16: 160_016, 17: 170_012, 18: 180_007}
 
 

@@ -1,4 +1,4 @@
-"""Sessions: the only way to tenant data. They bind the tenant, run statements, translate errors.
+"""Sessions: the only access to tenant data. They bind a tenant, run SQL and translate errors.
 
 A session binds `app.org_id` or `app.subject` with `set_config(…, true)`
 (https://www.postgresql.org/docs/current/functions-admin.html), which lasts until the transaction
@@ -26,7 +26,7 @@ class Transaction:
     connection: psycopg.AsyncConnection[object]
 
     async def fetch(self, sql: str, *parameters: str | None) -> list[Row]:
-        """Return the rows as text; `sql` has its parameters as $1, $2, …"""
+        """Return the rows, in text format; `sql` has its parameters as $1, $2, …"""
         return _rows(await self.connection.execute(sql, parameters))
 
     async def run(self, sql: str, *parameters: str) -> int:
@@ -34,15 +34,15 @@ class Transaction:
         return (await self.connection.execute(sql, parameters)).rowcount
 
     async def bind(self, **settings: str) -> None:
-        """Set `app.<name>` for the rest of the transaction, added to or replacing what is set."""
+        """Set `app.<name>` for the rest of the transaction; other settings remain."""
         await _bind(self.connection, {f"app.{name}": value for name, value in settings.items()})
 
 
 @dataclass(frozen=True)
 class Session:
-    """The database as one tenant, one subject, or nobody may see it.
+    """The database as one tenant or one subject sees it, or with nothing bound.
 
-    Each statement is its own transaction, unless `current` is one that the session belongs to.
+    Each statement is its own transaction, unless `current` is set: then it runs in that one.
     `statement_timeout` is in seconds; None is the default of the database. `connect_timeout`
     bounds the wait for a connection of `transaction`, in seconds.
     """
@@ -55,7 +55,7 @@ class Session:
     connect_timeout: float | None = None
 
     async def fetch(self, sql: str, *parameters: str | None) -> list[Row]:
-        """Run one statement and return its rows as text. Raises `DbError`."""
+        """Run one statement and return its rows, in text format. Raises `DbError`."""
         try:
             if self.current:
                 return await self.current.fetch(sql, *parameters)
@@ -73,7 +73,7 @@ class Session:
     async def transaction(self, **settings: str) -> AsyncIterator[Transaction]:
         """Yield a transaction with this session's settings and, as `app.<name>`, those given.
 
-        Raises `DbError`. PostgreSQL's own message goes to the log, never to the client.
+        Raises `DbError`.
         """
         bound = {**self.settings, **{f"app.{name}": value for name, value in settings.items()}}
         try:
@@ -95,7 +95,7 @@ class Session:
             raise self._translate(error) from error
 
     def _translate(self, error: psycopg.Error) -> Exception:
-        """Return what to raise. A bug of the service stays what it is, and becomes a 500."""
+        """Return what to raise: a `DbError`, or `error` itself for a bug, which becomes a 500."""
         if self.read_only and isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
             return error
         # For example, a table is missing because migrations are behind.

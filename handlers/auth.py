@@ -14,7 +14,7 @@ Response = tuple[dict[str, Any], int, dict[str, str]]
 
 
 async def guest(anonymous: Session, issuer: TokenIssuer) -> Response:
-    # A restored database gives numbers again: random digits keep two guests apart.
+    # A database restored from a backup issues numbers again; random digits keep subjects unique.
     number = f"{await guests.next_number(anonymous):04d}{secrets.randbelow(10**12):012d}"
     issued = issuer.issue(f"guest-{number}", ids.new())
     return _token_response(*issued), 201, NO_STORE

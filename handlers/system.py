@@ -1,4 +1,4 @@
-"""What this service is, and whether it works."""
+"""The description of the service, and its health checks."""
 
 from typing import Any
 

@@ -130,6 +130,6 @@ def effective_extensions(document: Any, item: Any, operation: Any) -> dict[str, 
 def function_name(verb: str) -> str:
     """Return the name of the handler for `verb`: `get` for get, `list_` for list.
 
-    Keywords and builtins of Python get the underscore.
+    Keywords and builtins of Python get an underscore.
     """
     return f"{verb}_" if keyword.iskeyword(verb) or hasattr(builtins, verb) else verb

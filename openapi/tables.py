@@ -60,7 +60,7 @@ class Reference:
 class Table:
     """A tenant table; `unique` and `indexes` are as written, without org_id and id.
 
-    `grants` are the statements that handlers run on it beyond its own operations.
+    `grants` are the privileges that handlers need on it beyond those of its operations.
     """
 
     name: str

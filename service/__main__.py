@@ -1,4 +1,4 @@
-"""`python -m service COMMAND`: each command is imported only when it is asked for."""
+"""`python -m service COMMAND`: imports only the code of that command."""
 
 import importlib
 import sys

@@ -120,7 +120,7 @@ def create_app(
 
 
 def _tracing(settings: Settings, contract: Contract) -> Any:
-    """Return a `Tracing`, or None when it is off: then none of it is even imported."""
+    """Return a `Tracing`, or None without an endpoint: then OpenTelemetry is not even imported."""
     endpoint = settings.otel_exporter_otlp_endpoint
     if endpoint is None:
         return None
@@ -176,7 +176,7 @@ async def _lifespan(
 
 
 async def _reload_keys(keys: KeyRing) -> None:
-    """Follow the key directory. An error is logged once, not every second."""
+    """Reload the key directory every second. An error is logged once, not at each attempt."""
     while True:
         await asyncio.sleep(RELOAD_KEYS_SECONDS)
         try:

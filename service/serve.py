@@ -21,7 +21,7 @@ def serve() -> None:
     """Serve until a signal, then exit 0; exit 1 when the service must not serve."""
     settings, app = assemble()
     check_ports(settings)
-    # What exists by now lives as long as the process: the collector need not look at it.
+    # What exists by now lives as long as the process: the garbage collector can ignore it.
     gc.freeze()
     run(settings, app)
     if app.status.fatal_error:
@@ -51,7 +51,7 @@ def assemble() -> tuple[Settings, App]:
 
 
 def check_ports(settings: Settings) -> None:
-    """Exit with one line when a port is taken, before anything is started."""
+    """Exit with one line when a port cannot be listened on, before anything is started."""
     _check_port("PORT", settings.host, settings.port)
     if settings.admin_port is not None:
         _check_port("ADMIN_PORT", settings.host, settings.admin_port)

@@ -38,7 +38,7 @@ def _split(value: Any) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """Reject what Python and pydantic accept, too: `8_0`, other scripts' digits, `nan`."""
+    """Reject what Python and pydantic also accept: `8_0`, digits of other scripts, `nan`."""
     if isinstance(value, str) and not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value, re.ASCII):
         raise ValueError("must be a number such as 10")
     return value
@@ -139,7 +139,7 @@ class Settings(BaseModel):
         return value
 
 
-# Settings of other commands: not misspelled settings of this one.
+# Variables that other commands or OpenTelemetry define: not misspelled settings of this one.
 OTHER_SETTINGS = (
     "MIGRATION_DATABASE_URL",
     "TEST_DATABASE_URL",
@@ -165,7 +165,7 @@ def load(environment: Mapping[str, str] = os.environ) -> Settings:
 
 
 def _read_url_file(values: dict[str, str]) -> list[str]:
-    """Add the URL in DATABASE_URL_FILE, as it is now, to the values; return what is wrong."""
+    """Add the URL that DATABASE_URL_FILE contains now to `values`; return the errors."""
     file = values.get("database_url_file")
     if file is None:
         return []

@@ -1,4 +1,4 @@
-"""Checks settings and contract before anything else is imported, which takes a second."""
+"""Checks settings and contract first: importing the rest of the service takes a second."""
 
 import os
 from functools import cache

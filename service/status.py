@@ -11,5 +11,8 @@ class Status:
     fatal_error: str | None = None
 
     def fail(self, reason: str) -> None:
-        """Stop the service, which then exits with an error."""
+        """Record why the service must not serve; the server then stops and exits with an error.
+
+        The first reason is kept.
+        """
         self.fatal_error = self.fatal_error or reason

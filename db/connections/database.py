@@ -1,4 +1,4 @@
-"""The connections to PostgreSQL that requests use: the only place that opens and closes them.
+"""The connections to PostgreSQL that requests use.
 
 Single statements share a few pipeline connections (`multiplexer`), reads apart from writes. A
 transaction of several statements has a connection of the pool to itself.
@@ -33,9 +33,10 @@ MAYBE_APPLIED = "The database did not respond: the change may or may not have be
 class Database:
     """Connections to a database that is monitored, and used once it can be trusted.
 
-    There are `connections` of each kind, and one more for tenants that use none. `max_waiting`
-    transactions may wait for a connection. Timeouts are in seconds. `refuse` is called, once, with
-    why the role or a table must not be trusted.
+    Reads, writes and transactions each have `connections` connections, and one more that is
+    reserved for tenants that use no connection of that kind. `max_waiting` transactions may wait
+    for a connection. Timeouts are in seconds. `refuse` is called, once, with the reason why the
+    role or a table must not be trusted.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class Database:
             max_size=connections + 1,
             timeout=timeout,
             max_idle=300,
-            # Its pauses between attempts grow: it gives up at once, and `_pooled` asks again.
+            # The pool would pause longer after each attempt: it gives up, and `_pooled` asks again.
             reconnect_timeout=POOL_POLL_SECONDS / 2,
             check=_check_connection,
             # A pooler in transaction mode keeps no prepared statements.
@@ -112,8 +113,8 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection; those in use end with their transaction."""
-        monitoring, self._monitoring = self._monitoring, None  # and what it was connecting
-        if monitoring:
+        monitoring, self._monitoring = self._monitoring, None
+        if monitoring:  # first, because it may be opening the multiplexers
             monitoring.cancel()
             with suppress(asyncio.CancelledError):
                 await monitoring
@@ -218,7 +219,7 @@ class Database:
         return {"statement_timeout": f"{max(1, limit * 1000):.0f}"}
 
     def _fail_fast_when_down(self) -> None:
-        """Reject at once a request that could only wait for its timeout, as others did."""
+        """Reject a request at once if an earlier one timed out and the database is still down."""
         is_connected = any(m.is_connected for m in self._multiplexers.values())
         if self._monitor.is_known_down and not is_connected:
             raise Unavailable(Reason.DATABASE_AWAY, "The database is unavailable")

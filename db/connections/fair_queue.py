@@ -25,7 +25,7 @@ class FairQueue(Generic[T]):
     def add(self, key: str, item: T, capacity: float) -> T | None:
         """Add `item`; return the item that is evicted when more than `capacity` would wait.
 
-        That is the last one of the longest line, or `item` itself when its line is as long.
+        That is the last item of the longest line, or `item` itself if its line would be as long.
         """
         evicted = None
         if self._count >= capacity:
@@ -64,13 +64,13 @@ class FairQueue(Generic[T]):
 
 
 class SemaphoreFull(Exception):
-    """Too many wait already, or the wait took too long."""
+    """Too many callers wait already, or the wait took too long."""
 
 
 class FairSemaphore:
-    """`slots` that can be held at once, and one more for a key that holds none.
+    """Slots: `slots` for all keys, and one more for a key that holds none.
 
-    Up to `max_waiting` wait for one.
+    Up to `max_waiting` callers wait for a slot.
     """
 
     def __init__(self, slots: int, max_waiting: int) -> None:

@@ -1,4 +1,4 @@
-"""Watches the database on a connection of its own: reachable, trustworthy, at which revision."""
+"""Watches the database on its own connection: is it reachable, trusted, at which revision?"""
 
 import asyncio
 import os
@@ -78,7 +78,7 @@ class Monitor:
             raise Unavailable(Reason.DATABASE_AWAY)
 
     def record_timeout(self) -> None:
-        """Note that a request waited its whole timeout: while the database is down others would."""
+        """Record that a request waited its whole timeout: while the database is down, all would."""
         self.is_known_down |= self._is_down
 
     async def _follow(self, connection: AsyncConnection[Any]) -> None:
@@ -128,7 +128,7 @@ class Monitor:
 
 
 async def _is_direct(connection: AsyncConnection[Any]) -> bool:
-    """Return whether this is the server: a pooler gives its clients process ids of its own."""
+    """Return whether this is the server itself: a pooler reports other process ids to clients."""
     row = await (await connection.execute("select pg_backend_pid()")).fetchone()
     return row is not None and row[0] == connection.info.backend_pid
 
@@ -137,7 +137,7 @@ async def _is_direct(connection: AsyncConnection[Any]) -> bool:
 def deadline(connection: AsyncConnection[Any], seconds: float) -> Iterator[None]:
     """Disconnect from a server that has not responded after `seconds`.
 
-    Cancelling the task instead would ask the same silent server to cancel, for ten seconds.
+    Cancelling the task instead would make psycopg ask the silent server to cancel, for ten seconds.
     Raises `psycopg.OperationalError`.
     """
     is_late = False

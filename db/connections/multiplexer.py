@@ -24,10 +24,10 @@ from db.connections.pipeline import (
     PipelineConnection,
     QueueTimeout,
 )
-from db.connections.wire import decode_rows, encode_request
+from db.connections.wire import encode_request, read_rows
 
 SLOW_STATEMENT_SECONDS = 0.05  # nothing more is sent behind a statement of this age
-BATCH_SECONDS = 0.002  # of reads that share a connection; writes do not, to commit side by side
+BATCH_SECONDS = 0.002  # of reads on one connection; writes use several, to commit in parallel
 RECONNECT_SECONDS = 0.02, 0.5  # first and longest pause
 CONNECT_TIMEOUT_SECONDS = 5
 
@@ -66,8 +66,8 @@ class Multiplexer:
 
         Slow statements lower both. Requests that were sent cannot be reordered, so no more are
         sent than run within `max_queue_delay` (s), and no more wait than can be sent within half of
-        `timeout` (s). The queue is fair by the first value bound. With `reserve_connection` there
-        is one connection more, for queue keys that have nothing in flight.
+        `timeout` (s). The queue is fair by the value of the first setting. There is one connection
+        more, with `reserve_connection`, for queue keys that have nothing in flight.
 
         Behind a pooler in transaction mode `use_names` must be False, which also sets `max_depth`
         to 1: before version 1.21 PgBouncer knows no prepared statements, and it may separate a
@@ -129,7 +129,7 @@ class Multiplexer:
         *,
         statement_timeout: float | None = None,
     ) -> list[tuple[bytes | None, ...]]:
-        """Bind `settings`, run `sql` with `$1`… bound to `parameters`, return its rows as text.
+        """Bind `settings`, run `sql` with `parameters` as `$1`…, return its rows in text format.
 
         A read is sent once more when its connection is lost. A result later than
         `statement_timeout` + `timeout` (s) is not waited for. When the caller is cancelled, the
@@ -162,7 +162,7 @@ class Multiplexer:
                 if not retries_left:  # lost: the next connection may be about to be lost, too
                     await asyncio.sleep(SLOW_STATEMENT_SECONDS)
             elif outcome.status != ExecStatus.FATAL_ERROR:
-                return await decode_rows(outcome)
+                return await read_rows(outcome)
             elif (
                 use_names
                 and outcome.error_field(DiagnosticField.SQLSTATE) in STALE_STATEMENT_STATES
@@ -296,10 +296,10 @@ class Multiplexer:
             connection.mark_lost("no response in time")
 
     def _connection_string(self) -> str:
-        """Return where to connect. A pooler rejects options, and keeps no prepared statements.
+        """Return the connection string. A pooler rejects options, so it gets none.
 
-        Without the option the server plans each request of a list again: not knowing the value of
-        `limit`, it overestimates the cost of the generic plan.
+        Without `plan_cache_mode` the server plans each request of a list again: not knowing the
+        value of `limit`, it overestimates the cost of the generic plan.
         """
         conninfo = make_conninfo(
             self._conninfo(), connect_timeout=CONNECT_TIMEOUT_SECONDS, client_encoding="utf8"

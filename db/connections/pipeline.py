@@ -45,7 +45,7 @@ class PendingRequest:
     """A request that waits to be sent, or for its result. Times are those of the event loop."""
 
     outcome: asyncio.Future[Outcome]
-    statements: tuple[Statement, Statement]  # that which binds the settings, and its own
+    statements: tuple[Statement, Statement]  # the one that binds the settings, and the request's
     statement_timeout: float
     use_names: bool  # of prepared statements
     is_write: bool
@@ -58,7 +58,7 @@ class PendingRequest:
     result: PGresult | None = None
 
     def finish(self, outcome: Outcome, *, retries_left: int = 0) -> None:
-        """Hand the outcome to whoever waits for it, if nobody has yet."""
+        """Set the outcome that a task waits for, unless it is set already."""
         if not self.outcome.done():
             self.retries_left = retries_left
             self.outcome.set_result(outcome)
@@ -66,7 +66,7 @@ class PendingRequest:
 
 @dataclass(eq=False)
 class PipelineConnection:
-    """Owns one connection, which is in `siblings` until it is lost."""
+    """Owns one connection; this object is in `siblings` until the connection is lost."""
 
     connection: psycopg.AsyncConnection[tuple[object, ...]]
     siblings: "list[PipelineConnection]"
@@ -126,10 +126,10 @@ class PipelineConnection:
         self.pg.send_query_prepared(name, parameters)
 
     def _new_name(self, request: PendingRequest) -> bytes:
-        """Return a name that no statement had: after an error, its old meaning might still apply.
+        """Return a new name: after an error, the server may still know an old one's statement.
 
-        Least recently used, so that a client with many kinds of lists does not make the statements
-        of all others be parsed each time.
+        The least recently used name makes room: a client that sends many kinds of lists must not
+        evict the statements that all others use.
         """
         if len(self.names) == MAX_PREPARED:
             unused = next(iter(self.names))
@@ -142,7 +142,7 @@ class PipelineConnection:
     def _cork(self) -> None:
         """Hold back what this turn of the event loop sends, so that the server wakes up once.
 
-        Never for longer: data that waits for the window or for acknowledgements must not be held.
+        Never for longer than the turn: data that TCP could not send yet must not be held back.
         """
         if not self.corked and self.cork_socket:
             self.cork_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
@@ -170,7 +170,7 @@ class PipelineConnection:
             self.loop.call_soon(self.receive)
 
     def receive(self, lost: str = "") -> None:
-        """Hand out the results that have arrived, also when the connection was `lost` since."""
+        """Deliver the results that have arrived; then, if `lost`, close for that reason."""
         if self.closed.is_set():
             return
         try:

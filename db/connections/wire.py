@@ -61,8 +61,8 @@ def _encode(text: str | None) -> bytes | None:
         raise psycopg.DataError(f"not valid Unicode: {error}") from error
 
 
-async def decode_rows(result: PGresult) -> list[tuple[bytes | None, ...]]:
-    """Return the rows of a result as text; large results yield to other tasks in between."""
+async def read_rows(result: PGresult) -> list[tuple[bytes | None, ...]]:
+    """Return the rows of a result in text format; large ones yield to other tasks in between."""
     value, columns, count = result.get_value, range(result.nfields), result.ntuples
     rows: list[tuple[bytes | None, ...]] = []
     for start in range(0, count, ROWS_PER_TURN):

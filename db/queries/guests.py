@@ -1,4 +1,4 @@
-"""Guests: the database keeps nothing of them but a sequence of numbers."""
+"""Guests: the database stores only a sequence that numbers them."""
 
 from db.tenancy import Session
 

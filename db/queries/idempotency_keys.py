@@ -1,7 +1,7 @@
 """Idempotency keys: the response to the first request with a key is kept for 24 hours.
 
-A row belongs to the organization that the write bound, and is deleted with it. Of a request only a
-hash is stored, and of its key only an id that is derived from it.
+A row belongs to the organization that the write bound, and is deleted with it. Only a hash
+of the request and an id derived from its key are stored.
 """
 
 import hashlib
@@ -18,7 +18,10 @@ PURGE_BATCH = 10  # expired rows of the tenant that each insert deletes
 
 @dataclass(frozen=True)
 class Key:
-    """A key of `subject` within the tenant `org_id`; "" is for the subject's own operations."""
+    """A key of `subject` in the tenant `org_id`, or "" for operations outside any tenant.
+
+    `request` is the hash of the request.
+    """
 
     id: str
     org_id: str
@@ -43,7 +46,7 @@ def make_key(text: str, org_id: str, subject: str, request: bytes) -> Key:
 async def lock(tx: Transaction, key: Key) -> bool:
     """Lock the key until the transaction ends; return False while another transaction has it.
 
-    A statement of its own, so that the next one sees what the last holder committed.
+    The lock is a statement of its own, so that the next one sees what the last holder committed.
     """
     name = hashlib.sha256(f"idempotency_keys {key.org_id} {key.id}".encode()).digest()
     number = int.from_bytes(name[:8], "big", signed=True)
@@ -67,7 +70,7 @@ async def find(tx: Transaction, key: Key) -> StoredResponse | None:
 
 
 async def insert(tx: Transaction, key: Key, response: Response) -> None:
-    """Store the response for the organization that is bound; delete some expired rows of it."""
+    """Store the response for the bound organization, and delete some of its expired rows."""
     status, content, headers = response
     await tx.run(
         f"""with bound as (

@@ -1,1 +1,1 @@
-"""SQL of the operations on contract tables that need no code, and their pages."""
+"""SQL of the generic operations on contract tables, and pagination."""

@@ -2,8 +2,8 @@
 
 Identifiers come from the contract only, and psycopg quotes them; values are always bound. The
 parameters of a statement are its key (`$1` is the tenant), then what its function says. A row is
-returned as JSON and, if `with_etag`, its entity tag. SQL calls it `_row`: no column or table of a
-contract can have that name, which PostgreSQL would resolve to the column.
+returned as JSON and, if `with_etag`, its entity tag. SQL calls it `_row`, because no column or
+table of a contract can have that name: PostgreSQL resolves a shared name to the column.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from psycopg.sql import SQL, Composable, Identifier, Literal
 from openapi.tables import Column, Table
 
 AND, COMMA, NOTHING = SQL(" and "), SQL(", "), SQL("")
-# Of the very bytes that are sent, so it is a strong validator (RFC 9110 section 8.8.1).
+# A hash of exactly the bytes that are sent, so a strong validator (RFC 9110 section 8.8.1).
 ETAG_SQL = SQL("encode(sha256(convert_to(json::text, 'UTF8')), 'hex')")
 
 
@@ -28,7 +28,7 @@ class RowTarget:
 
 
 def insert(target: RowTarget, columns: Sequence[str]) -> str:
-    """Return SQL that inserts a row; bound are the key, here with an id, and the columns."""
+    """Return SQL that inserts a row; it binds the key, here with an id, and the columns."""
     inserted = SQL("insert into {} ({}) values ({}) returning {}").format(
         Identifier(target.table.name),
         identifiers((*target.key, *columns)),
@@ -55,7 +55,7 @@ def lock(target: RowTarget, columns: Sequence[str]) -> str:
 def replace(target: RowTarget, columns: Sequence[str], *, conditional: bool) -> str:
     """Return SQL that sets all columns; if `conditional`, only when the row's tag matches.
 
-    Bound are the values, then the accepted tags: an array, or NULL for any.
+    It binds the values, then the accepted tags: an array, or NULL for any.
     """
     first = len(target.key) + 1
     assignments = [_assign(name, placeholder(n)) for n, name in enumerate(columns, first)]
@@ -67,8 +67,8 @@ def replace(target: RowTarget, columns: Sequence[str], *, conditional: bool) -> 
 def update(target: RowTarget, columns: Sequence[str], *, conditional: bool) -> str:
     """Return SQL that sets some of the columns; `conditional` is as for `replace`.
 
-    Bound are, for each column, whether it is set and its value; then, for a table with
-    `updated_at`, whether any is; then the accepted tags.
+    It binds, for each column, whether it is set and its value; then, for a table with
+    `updated_at`, whether any column is set; then the accepted tags.
     """
     first = len(target.key) + 1
     end = first + 2 * len(columns)
@@ -115,7 +115,7 @@ def _select_json(target: RowTarget, source: Composable) -> Composable:
 
 
 def _change(target: RowTarget, assignments: Sequence[Composable], tags: int) -> str:
-    """Return SQL that updates the row of the key; `tags` is the number of their parameter, or 0."""
+    """Return SQL that updates the row of the key; `tags` is the tags' parameter number, or 0."""
     if not assignments:
         return get(target)
     updated = SQL("update {} set {} where {}{} returning {}").format(
@@ -130,7 +130,7 @@ def _change(target: RowTarget, assignments: Sequence[Composable], tags: int) -> 
 
 
 def _etag_condition(target: RowTarget, tags: int) -> Composable:
-    """Return a condition on the row's tag, evaluated on the row as it is when it is changed."""
+    """Return a condition on the tag that the row has at the moment of the change."""
     etag = SQL("select {} from (select {} as json from (select {}) _row) shown")
     return SQL(" and ({}::text[] is null or ({}) = any ({}::text[]))").format(
         placeholder(tags),
@@ -140,7 +140,7 @@ def _etag_condition(target: RowTarget, tags: int) -> Composable:
 
 
 def _or_nulls(target: RowTarget, result: Composable) -> Composable:
-    """Return a row of NULLs where the row exists and its tag does not match, else none."""
+    """Return SQL of `result` or, if it is empty although the row exists, of a row of NULLs."""
     text = "select result.* from (select from {} where {}) existing left join ({}) result on true"
     return SQL(text).format(*_table_and_key(target), result)
 

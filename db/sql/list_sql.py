@@ -49,9 +49,9 @@ def page_sql(
 ) -> str:
     """Return SQL of id, JSON and, with `order`, the sorted value of the rows after a position.
 
-    Bound are the key, the filters, the position and the maximum number of rows. `parent` is the
-    table of the last id of the key: where its row has no rows here, one row of NULLs is returned;
-    where it does not exist, none is.
+    It binds the key, the filters, the position and the maximum number of rows. `parent` is the
+    table that the last id of the key belongs to. If its row exists but the page is empty, the
+    result is one row of NULLs; if its row does not exist, the result is empty.
     """
     fixed = (*target.key, *filters)
     first = len(fixed) + 1

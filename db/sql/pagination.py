@@ -53,7 +53,7 @@ def page_body(rows: list[Row], limit: int, sort: str | None = None) -> dict[str,
     """Return `{items, next?}` of at most `limit` items from `limit + 1` rows of (id, JSON).
 
     With `sort`, a row also has the value it is sorted by. A single row without an id means that
-    the list exists and is empty, no row that it does not exist. Raises `NotFound`.
+    the list exists and is empty. Raises `NotFound` if there is no row at all.
     """
     if not rows:
         raise NotFound

@@ -33,7 +33,7 @@ def create_admin_app(render: Callable[[], bytes]) -> ASGIApp:
 
 
 class AdminServer(uvicorn.Server):
-    """A server that ends with the service, and handles no signal itself."""
+    """A server that stops with the service, and handles no signal itself."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -48,11 +48,11 @@ class AdminServer(uvicorn.Server):
 
 @asynccontextmanager
 async def serving(application: ASGIApp, host: str, port: int | None) -> AsyncIterator[None]:
-    """Serve the admin port, if there is one, until the end of the block, drain included."""
+    """Serve the admin port, if it is set, until the block ends: the drain is over by then."""
     if port is None:
         yield
         return
-    # Counted apart: a scrape is no request of the service.
+    # Metrics of its own: a scrape does not count as a request to the service.
     http = partial(HttpProtocol, metrics=Metrics({}), max_connections=MAX_CONNECTIONS)
     server = AdminServer(
         uvicorn_config(application, host, port, http, lifespan="off", timeout_graceful_shutdown=1)

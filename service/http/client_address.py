@@ -13,10 +13,10 @@ IPV6_PREFIX = 64
 
 
 def client_address(scope: Scope, trusted_proxies: Sequence[Network]) -> str:
-    """Return the nearest address that is not a trusted proxy.
+    """Return the nearest address that is not a trusted proxy, or else the peer's.
 
-    X-Forwarded-For is read from the right, because every proxy appends the peer that it saw. An
-    address has one spelling, with or without a port.
+    X-Forwarded-For is read from the right, because every proxy appends the peer that it saw. A
+    forwarded address is normalized, and returned without its port.
     """
     peer: str = scope["client"][0] if scope["client"] else ""
     if not trusted_proxies or not _is_trusted(_parse(peer), trusted_proxies):

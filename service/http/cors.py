@@ -1,4 +1,4 @@
-"""Cross-origin requests (Fetch standard, CORS): only from origins in the settings, by name."""
+"""CORS (Fetch standard): browsers may call from the origins in the settings only, never `*`."""
 
 from collections.abc import Sequence
 
@@ -25,7 +25,7 @@ class Cors:
 
     @property
     def is_enabled(self) -> bool:
-        """Whether there is any origin."""
+        """Whether the settings list any origin."""
         return bool(self._origins)
 
     def headers(self, origin: bytes) -> Headers:

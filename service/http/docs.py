@@ -14,14 +14,14 @@ from service.http import problems
 from service.http.problems import Problem
 from service.http.responses import JSON_TYPE, send_response
 
-# Swagger UI sets styles on elements and draws icons: that needs the two exceptions.
+# Swagger UI needs two exceptions: inline styles, and its icons are `data:` URLs.
 CONTENT_SECURITY_POLICY = (
     b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     b"img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; "
     b"form-action 'none'"
 )
 PAGES = Path(__file__).parent / "swagger_ui"
-# The package that contains the files of Swagger UI, which is never imported.
+# The package that contains the files of Swagger UI. It is never imported.
 PACKAGE = "flask_openapi_swagger"
 HTML, CSS, JAVASCRIPT = (f"text/{kind}; charset=utf-8" for kind in ("html", "css", "javascript"))
 ALLOW = "GET, HEAD, OPTIONS"
@@ -69,7 +69,7 @@ class DocsMiddleware:
 
 @cache
 def _etag(content: bytes) -> str:
-    """Return the ETag of a page; cached, because hashing a megabyte per request is a risk."""
+    """Return the ETag of a page; cached, because hashing a megabyte per request costs too much."""
     return f'"{hashlib.sha256(content).hexdigest()[:32]}"'
 
 

@@ -1,4 +1,4 @@
-"""Problems (RFC 9457): every response outside 2xx names the error, and never the value sent."""
+"""Problems (RFC 9457): each error response names the error, and never repeats the value sent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from service.identity.authentication import MissingToken
 from service.identity.verification import InvalidToken
 
 RETRY_AFTER_SECONDS = 1
-DISK_FULL_RETRY_AFTER_SECONDS = 30  # people make space
+DISK_FULL_RETRY_AFTER_SECONDS = 30  # a person has to free the space
 MAX_ERRORS = 50
 MAX_BODY_BYTES = 1_048_576
 SIGN_IN_HINT = "POST /auth/guest returns a token"
@@ -83,7 +83,7 @@ CODES = {
 
 
 def invalid_request(errors: list[FieldError]) -> Problem:
-    """Return the problem of a request that violates the contract, for each of these reasons."""
+    """Return the 400 problem that lists these violations of the contract."""
     count = "1 error" if len(errors) == 1 else f"{len(errors)} errors"
     return Problem("invalid-request", count, hint=CONTRACT_HINT, errors=errors[:MAX_ERRORS])
 
@@ -105,7 +105,7 @@ def not_found() -> Problem:
 
 
 def from_error(error: Exception) -> Problem:
-    """Return the problem for an error; that of an unknown error reveals nothing."""
+    """Return the problem for an error; the one for an unknown error reveals nothing about it."""
     match error:
         case Problem():
             return error
@@ -116,7 +116,7 @@ def from_error(error: Exception) -> Problem:
         case NotFound():
             return not_found()
         case InUse():
-            detail = "Other resources still reference it"
+            detail = "Other resources still reference this resource"
             return Problem("conflict", detail, hint="Delete them first")
         case Conflict():
             detail = "A resource with this unique value already exists"

@@ -25,10 +25,10 @@ from service.telemetry.logs import request_logger
 from service.telemetry.metrics import OTHER_METHOD, Metrics
 
 HEAD_TIMEOUT_SECONDS = 5
-MAX_PIPELINED = 32  # requests that wait behind one (RFC 9112 section 9.3.2)
+MAX_PIPELINED = 32  # requests that may wait behind another (RFC 9112 section 9.3.2)
 MAX_UNREAD_SECONDS = 30  # how long a response may stay unread
-MAX_EVICTION_CANDIDATES = 100  # connections that are looked at for an idle one
-# With the rest of the request line, and the colon and line end of each field.
+MAX_EVICTION_CANDIDATES = 100  # connections that are examined to find an idle one
+# Also allows for the rest of the request line, and the colon and line end of each field.
 MAX_RAW_HEAD_BYTES = MAX_HEADER_BYTES + 1024
 REASON_PHRASES = {
     400: b"Bad Request",
@@ -41,8 +41,8 @@ REASON_PHRASES = {
 class HttpProtocol(HttpToolsProtocol):
     """One connection. A head that is too large, too slow or malformed ends it with a problem.
 
-    `check_deadline` enforces the deadline of what the connection waits for, for all connections
-    from one timer: setting and cancelling a timer per request costs more than parsing it.
+    A connection that waits for its client has a deadline. One timer calls `check_deadline` of all
+    connections: setting and cancelling a timer per request costs more than parsing it.
     """
 
     def __init__(self, *args: Any, metrics: Metrics, max_connections: int, **kwargs: Any) -> None:
@@ -53,7 +53,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._ended = False
         self._head_bytes = 0
         self._head_fields = 0
-        # Since the last part of a body: the head, trailers and chunk extensions as they arrived.
+        # Bytes of head, trailers and chunk extensions that arrived since the last part of a body.
         self._raw_bytes = 0
         self._deadline = math.inf
         self._is_idle = False
@@ -63,7 +63,7 @@ class HttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Accept the connection, or reject it when there are too many and none is idle."""
         super().connection_made(BufferedTransport(transport, self.loop))  # type: ignore[arg-type]
-        self._wait_for(HEAD_TIMEOUT_SECONDS)
+        self._set_deadline(HEAD_TIMEOUT_SECONDS)
         if len(self.connections) > self._max_connections and not self._close_idle_connection():
             error = Unavailable(Reason.NO_ROOM, "there are too many connections")
             self._metrics.record_error(error)
@@ -103,7 +103,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._ended:
             return
         if self._is_idle or (self._in_head and self._deadline == math.inf):
-            self._wait_for(HEAD_TIMEOUT_SECONDS)
+            self._set_deadline(HEAD_TIMEOUT_SECONDS)
         self._raw_bytes += len(data)
         try:
             self.parser.feed_data(data)
@@ -117,24 +117,24 @@ class HttpProtocol(HttpToolsProtocol):
             self._reject(headers_too_large())
 
     def on_message_begin(self) -> None:
-        """Start to count a head."""
+        """Start to count the size of a head."""
         self._head_bytes = self._head_fields = 0
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
-        """Bound the request target."""
+        """Limit the size of the request target."""
         self._head_bytes += len(url)
         if self._head_bytes > MAX_HEADER_BYTES:
             self._raise_too_large()
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Bound the header fields."""
+        """Limit the number and the size of the header fields."""
         self._head_fields += 1
         self._head_bytes += len(name) + len(value)
         if self._head_bytes > MAX_HEADER_BYTES or self._head_fields > MAX_HEADER_FIELDS:
             self._raise_too_large()
-        # Trailers are counted and dropped: merged, they could pose as fields set by a proxy.
+        # Trailers are counted and dropped: as header fields they could pose as fields of a proxy.
         if self._in_head:
             super().on_header(name, value)
 
@@ -161,7 +161,7 @@ class HttpProtocol(HttpToolsProtocol):
         self._raw_bytes = 0
         super().on_message_complete()
         if self.cycle.response_complete:
-            self._wait_for(self.timeout_keep_alive, idle=True)
+            self._set_deadline(self.timeout_keep_alive, idle=True)
 
     def on_response_complete(self) -> None:
         """Start the next pipelined request, or wait for one."""
@@ -172,29 +172,29 @@ class HttpProtocol(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
         if not self._in_head and self.cycle.response_complete:
-            # The rest of a body that nobody reads.
-            self._wait_for(HEAD_TIMEOUT_SECONDS)
+            # The response is complete, but the rest of the body has not arrived.
+            self._set_deadline(HEAD_TIMEOUT_SECONDS)
         elif self._in_head and self._deadline == math.inf:
-            self._wait_for(self.timeout_keep_alive, idle=True)
+            self._set_deadline(self.timeout_keep_alive, idle=True)
 
     def _raise_too_large(self) -> NoReturn:
         self._head_bytes = MAX_HEADER_BYTES + 1
         raise ValueError("header fields too large")
 
-    def _wait_for(self, seconds: float, *, idle: bool = False) -> None:
+    def _set_deadline(self, seconds: float, *, idle: bool = False) -> None:
         self._is_idle = idle
         self._waiting_since = self.loop.time()
         self._deadline = self._waiting_since + seconds
 
     def _reject(self, problem: Problem) -> None:
-        """End the connection, with a response where the application sends none."""
+        """End the connection, with `problem` unless the application sends a response."""
         if self._ended or self.transport.is_closing():
             return
         self._ended = True
         self._deadline = math.inf
         cycle = self.cycle
         if cycle is not None and not cycle.response_complete and not cycle.more_body:
-            # The request before the broken one is complete, and gets its response first.
+            # The request before the broken one is complete: its response ends the connection.
             cycle.keep_alive = False
         elif self.pipeline or (
             cycle is not None

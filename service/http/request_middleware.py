@@ -27,7 +27,8 @@ from service.telemetry.metrics import Metrics
 
 MAX_HEADER_FIELDS = 100
 MAX_HEADER_BYTES = 16_384
-# How long to keep reading after an error: a client that still sends would not see the response.
+# How long to keep reading after an error: otherwise a client that is still sending would not see
+# the response.
 LINGER_SECONDS = 1.0
 CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that disconnected
 INSPECTED = frozenset(
@@ -48,7 +49,7 @@ log = structlog.get_logger("covenant.request")
 
 @dataclass(slots=True)
 class RequestContext:
-    """What is known of a request besides its scope, in `scope["covenant"]`."""
+    """The state of one request, in `scope["covenant"]`."""
 
     request_id: str
     client: str
@@ -61,7 +62,7 @@ class RequestContext:
     # Swagger UI has a policy of its own.
     content_security_policy: bytes = CONTENT_SECURITY_POLICY
     unavailable_reason: str | None = None
-    # Added to the response, whatever it is.
+    # Headers of the response, which a problem gets as well.
     extra_headers: Sequence[tuple[bytes, bytes]] = ()
 
 
@@ -96,13 +97,13 @@ class RequestMiddleware:
             time.perf_counter(),
         )
         if context.method == "HEAD":
-            scope = {**scope, "method": "GET"}  # the server omits the body by its own scope
+            scope = {**scope, "method": "GET"}  # the server has its own scope, and omits the body
         scope["covenant"] = context
         scope["extensions"] = {}
         send = self._with_common_headers(send, context, headers)
         self._metrics.in_flight += 1
         try:
-            check_bounds(headers)
+            check_length_and_host(headers)
             check_framing(headers, scope["http_version"])
             if self._cors.is_enabled and self._cors.is_preflight(scope):
                 await send_response(send, 204, b"", PREFLIGHT_HEADERS)
@@ -111,7 +112,7 @@ class RequestMiddleware:
         except ConnectionResetError:
             context.status = context.status or CLIENT_CLOSED_REQUEST
         except asyncio.CancelledError:
-            # The server cancels what is still in flight when its time to stop is over.
+            # The server cancels requests that are still in flight after the grace period.
             stopping = Unavailable(Reason.NOT_READY, "the service is stopping")
             await _respond(stopping, context, receive, send)
         except Exception as error:
@@ -162,10 +163,10 @@ class RequestMiddleware:
         self._log_request(line, scope["path"])
 
 
-def check_bounds(headers: InspectedHeaders) -> None:
-    """Reject a body that is declared too large (RFC 9110 section 15.5.14), and a missing Host.
+def check_length_and_host(headers: InspectedHeaders) -> None:
+    """Reject a Content-Length that is too large (RFC 9110 section 15.5.14), and a missing Host.
 
-    `HttpProtocol` has already bounded the header fields.
+    `HttpProtocol` has already limited the header fields.
     """
     for length in headers.get(b"content-length", ()):
         if int(length) > problems.MAX_BODY_BYTES:
@@ -186,7 +187,8 @@ def check_framing(headers: InspectedHeaders, http_version: str) -> None:
 def headers_too_large() -> Problem:
     """Return the 431 problem (RFC 6585 section 5)."""
     detail = (
-        f"The request may have {MAX_HEADER_FIELDS} header fields of {MAX_HEADER_BYTES} bytes in all"
+        f"The request may have at most {MAX_HEADER_FIELDS} header fields,"
+        f" with {MAX_HEADER_BYTES} bytes in total"
     )
     return Problem("headers-too-large", detail, headers={"Connection": "close"})
 
@@ -196,7 +198,7 @@ async def _respond(error: Exception, context: RequestContext, receive: Receive, 
     if problem.code == "internal-error":
         log.error("request_failed", request_id=context.request_id, exc_info=error)
     if context.status:
-        return  # a response has been started already
+        return  # the response has already started
     body = problems.to_json(problem, context.request_id)
     lingers = "Connection" in problem.headers and problem.status != 408
     await send_response(

@@ -20,7 +20,7 @@ async def send_response(
     *,
     more_body: bool = False,
 ) -> None:
-    """Send a response, complete unless `more_body` leaves its end to the caller.
+    """Send a response; with `more_body`, the caller sends the last message.
 
     The server omits `body` for HEAD.
     """

@@ -1,4 +1,4 @@
-"""Routing: a tree of path segments, matched once; a literal segment wins over a parameter."""
+"""Routing in a tree of path segments, without backtracking: a literal wins over a parameter."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -96,14 +96,14 @@ class Router(RoutingMiddleware):
         method = scope["method"]
         routing_context = node.operations.get(method)
         if routing_context is None:
-            await _other_method(node, method, send)
+            await _respond_to_other_method(node, method, send)
             return
         scope["path_params"] = dict(zip(node.parameter_names, values, strict=True))
         scope["extensions"][ROUTING_CONTEXT] = routing_context
         await self.app(scope, receive, send)
 
 
-async def _other_method(node: RouteNode, method: str, send: Send) -> None:
+async def _respond_to_other_method(node: RouteNode, method: str, send: Send) -> None:
     """Respond to OPTIONS with the methods of the path, and reject every other method."""
     methods = {*node.operations, "OPTIONS"}
     if "GET" in methods:

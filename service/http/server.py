@@ -18,7 +18,7 @@ from service.status import Status
 from service.telemetry.metrics import Metrics
 
 SHUTDOWN_GRACE_SECONDS = 10
-TICK_SECONDS = 0.1  # uvicorn's
+TICK_SECONDS = 0.1  # the interval of uvicorn's main loop
 DEADLINE_CHECK_TICKS = 5  # between two checks of the connections' deadlines
 KEEP_ALIVE_SECONDS = 75
 MAX_CONNECTIONS = 10_000
@@ -30,8 +30,8 @@ log = structlog.get_logger("covenant.lifecycle")
 class Server(uvicorn.Server):
     """Drains on SIGTERM: `/ready` turns 503 while requests are still accepted.
 
-    That takes `drain_seconds`. SIGINT, or a second signal, stops at once. Requests in flight have
-    `SHUTDOWN_GRACE_SECONDS` to finish.
+    The drain takes `drain_seconds`; SIGINT, or a second signal, skips it. Then requests in flight
+    have `SHUTDOWN_GRACE_SECONDS` to finish, unless another signal ends them at once.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Server(uvicorn.Server):
 
 
 def check_deadlines(server: uvicorn.Server, counter: int) -> None:
-    """Close every connection that missed its deadline, once in `DEADLINE_CHECK_TICKS`."""
+    """End the connections that missed their deadlines, every `DEADLINE_CHECK_TICKS` ticks."""
     if counter % DEADLINE_CHECK_TICKS == 0:
         now = asyncio.get_running_loop().time()
         for connection in tuple(server.server_state.connections):

@@ -17,7 +17,7 @@ from service.identity.authentication import Verify, authenticate
 
 
 class SecurityRequest:
-    """What Connexion's verification needs of a request."""
+    """The parts of a request that Connexion's verification uses."""
 
     __slots__ = ("context", "scope")
 

@@ -17,6 +17,7 @@ from jwt.exceptions import InvalidKeyError
 MIN_BYTES = 32  # HS256 (RFC 7518 section 3.2)
 MAX_BYTES = 4096
 _KID_FORMAT = "%Y%m%dT%H%M%SZ"
+_ALL_IN_FUTURE = "every key in {} becomes active in the future: add one that is active now"
 # Words of six characters or more: random base64 contains shorter ones by accident.
 _PLACEHOLDER = re.compile(
     rb"secret|passw[o0]rd|change[-_ ]?me|default|example|covenant|qwerty|letmein|insecure"
@@ -39,7 +40,7 @@ def create_key(directory: Path, now: float) -> str:
     draft = directory / f".{kid}.new"
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # Only the process that creates the draft creates this kid: the rename overwrites nothing.
+        # Only one process can create the draft of this kid, so the rename overwrites nothing.
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
             with os.fdopen(descriptor, "w") as file:
@@ -83,7 +84,7 @@ class KeyRing:
         try:
             loaded = _read_keys(self._directory, names)
             if self._active(loaded) is None:
-                raise KeysError(f"every key in {self._directory} becomes active in the future")
+                raise KeysError(_ALL_IN_FUTURE.format(self._directory))
         except KeysError:
             remaining = {kid: key for kid, key in self._keys.items() if kid in names}
             if self._active(remaining) is not None:
@@ -96,7 +97,7 @@ class KeyRing:
         keys = self._keys
         kid = self._active(keys)
         if kid is None:  # the clock was set back
-            raise KeysError(f"every key in {self._directory} becomes active in the future")
+            raise KeysError(_ALL_IN_FUTURE.format(self._directory))
         return kid, keys[kid]
 
     def __len__(self) -> int:
@@ -109,7 +110,7 @@ class KeyRing:
         return self._clock() - activated
 
     def get(self, kid: str) -> bytes | None:
-        """Return the secret of `kid`, active or not yet, or None."""
+        """Return the secret of `kid`, which may not be active yet, or None for an unknown `kid`."""
         return self._keys.get(kid)
 
     def _active(self, keys: dict[str, bytes]) -> str | None:
@@ -136,7 +137,10 @@ def _key_names(directory: Path) -> set[str]:
     except OSError as error:
         raise KeysError(f"cannot read the key directory {directory}: {error.strerror}") from None
     if not names:
-        raise KeysError(f"there is no key in {directory}")
+        raise KeysError(
+            f"there is no key in {directory}: add a file named by its activation time in UTC,"
+            " such as 20261123T080000Z"
+        )
     return names
 
 

@@ -1,4 +1,4 @@
-"""Access tokens: who they are for, how they are issued, and a cache of verified ones."""
+"""Access tokens: the principal, the issuer, and a verifier with a cache."""
 
 import time
 from collections import OrderedDict
@@ -33,7 +33,7 @@ class Principal:
 
 
 class TokenIssuer:
-    """Issues tokens with the signing key of the moment."""
+    """Issues tokens with the current signing key."""
 
     def __init__(self, keys: KeyRing, terms: TokenTerms, clock: Callable[[], float]) -> None:
         self._keys = keys
@@ -45,7 +45,7 @@ class TokenIssuer:
     ) -> tuple[str, Principal, int]:
         """Return a token, its principal and its remaining lifetime (s).
 
-        `not_after` (epoch) caps its expiry. Raises `InvalidToken` when that has passed.
+        `not_after` (epoch) caps its expiry. Raises `InvalidToken` when `not_after` has passed.
         """
         now = self._clock()
         if not_after is not None and not_after <= int(now):

@@ -15,13 +15,13 @@ LEEWAY_SECONDS = 5  # how far another replica's clock may be ahead; not applied 
 ALGORITHM = "HS256"
 SUBJECT = re.compile(r"[\x21-\x7e]{1,128}")
 ORG_ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-# 43 characters are the 32 bytes of HS256; a header with three short members is below 256.
+# An HS256 signature has 32 bytes, 43 characters of base64url; our headers are far below 256.
 _COMPACT = re.compile(r"([A-Za-z0-9_-]{1,256})\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]{43})")
 _BEARER = re.compile(r"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)", re.ASCII)
 _HEADER = frozenset({"alg", "kid", "typ"})
 _TIMES = ("iat", "nbf", "exp")
 _CLAIMS = ("iss", "aud", "sub", "org_id", *_TIMES)
-_MAX_BRACKETS = 256  # bounds the depth; a subject may contain half of them as text
+_MAX_BRACKETS = 256  # limits the nesting; a subject may contain 128 brackets as text
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ def bearer(header: str) -> str:
 def verify(token: str, keys: KeyRing, terms: TokenTerms, now: float) -> dict[str, Any]:
     """Return the claims: `iss aud sub org_id` (str) and `iat nbf exp` (epoch, int).
 
-    Other claims are ignored (RFC 7519 section 4). `aud` is ours, also when the token lists more.
-    Raises `InvalidToken` and nothing else.
+    Other claims are ignored (RFC 7519 section 4). `aud` is ours alone, even if the
+    token lists others. Raises `InvalidToken` and nothing else.
     """
     if len(token) > MAX_BYTES:
         raise InvalidToken("oversize")
@@ -125,7 +125,7 @@ def _decode(segment: str) -> bytes:
     return content
 
 
-# No error is raised inside `except`: the parser's own error contains the text of the token.
+# Raises nothing inside `except`: the parser's error, which contains the token, would be chained.
 def _json_object(content: bytes) -> dict[str, Any]:
     """Parse one JSON object: UTF-8 without BOM, no duplicate member, no huge number, not deep."""
     members: Any = None

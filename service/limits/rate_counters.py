@@ -1,7 +1,8 @@
 """Counts requests in a sliding window, in the memory of this process.
 
-A window of `per` seconds is counted in slices, so that a counter stays small whatever the limit
-is. A slice expires when all of it is `per` seconds old: no window ever has more than `limit`.
+A window of `per` seconds is counted in slices, so that the size of a counter does not depend on
+the limit. A slice expires when all of it is `per` seconds old, so no window of `per` seconds ever
+has more than `limit` requests.
 """
 
 import math
@@ -22,7 +23,7 @@ class Rate:
 
 
 class RateLimitResult(NamedTuple):
-    """Whether the request is allowed, how many remain, and when (s) the oldest expire."""
+    """Whether a request is allowed, how many more are, and when (s) the oldest slice expires."""
 
     allowed: bool
     remaining: int
@@ -30,7 +31,7 @@ class RateLimitResult(NamedTuple):
 
 
 class MemoryCounters:
-    """The counters of this process. Of too many keys, the least recently used are forgotten."""
+    """The counters of this process: those of the `MAX_KEYS` most recently used keys."""
 
     def __init__(self) -> None:
         self._counters: dict[str, dict[int, int]] = {}

@@ -1,7 +1,7 @@
 """Rate limits of operations (`x-rate-limit`), per client address or per tenant.
 
-Header fields: draft-ietf-httpapi-ratelimit-headers-11 (May 2026). A policy is named by the
-operation that it limits.
+Header fields: draft-ietf-httpapi-ratelimit-headers-11 (May 2026). The name of a policy is the
+operationId.
 """
 
 import math
@@ -22,7 +22,10 @@ Limit = Callable[[str, Principal | None, Headers], Awaitable[None]]
 
 
 class RateLimits:
-    """The limits of one service; `guest_limit` replaces that of `POST /auth/guest`, if given."""
+    """The limits of one service.
+
+    `guest_limit`, if set, replaces the limit of `POST /auth/guest`; "off" removes it.
+    """
 
     def __init__(
         self,
@@ -42,7 +45,7 @@ class RateLimits:
         """Return the function that counts a request, or None when there is no limit.
 
         It adds the RateLimit fields to the headers. It raises a `too-many-requests` problem, and
-        `Unavailable` when the limit must not be exceeded uncounted (`fail: closed`).
+        `Unavailable` while Redis is down and the limit declares `fail: closed`.
         """
         declared = operation.extensions.get("x-rate-limit")
         if declared is None or not self._enabled:

@@ -1,4 +1,4 @@
-"""Counts requests of all replicas in Redis. Without Redis each process counts for itself."""
+"""Counts the requests of all replicas in Redis, with one round trip per request."""
 
 import asyncio
 from contextlib import suppress
@@ -15,7 +15,7 @@ STARTUP_ATTEMPTS = 5
 PROBE_KEY = "covenant:looked"
 MAX_CONNECTIONS = 16
 
-# One round trip, by the clock of Redis: those of the replicas may differ.
+# Uses the clock of Redis, because the clocks of the replicas may differ.
 SCRIPT = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -70,7 +70,7 @@ class RedisCounters:
 
     async def open(self) -> None:
         """Try to reach Redis, and keep trying in the background."""
-        for _ in range(STARTUP_ATTEMPTS):  # a process is slow while it starts
+        for _ in range(STARTUP_ATTEMPTS):  # a starting process is slow and may miss the timeout
             with suppress(*self._errors):
                 await self._hit(PROBE_KEY, Rate(1, 1))
                 break
@@ -122,6 +122,6 @@ class RedisCounters:
     def _mark_down(self, error: Exception) -> None:
         """Log an outage once, not for each request."""
         if not self._is_reported:
-            effect = "each process counts for itself"
+            effect = "each process counts for itself, or rejects (x-rate-limit `fail: closed`)"
             log.warning("redis_unavailable", reason=first_line(error), effect=effect)
         self.is_down = self._is_reported = True

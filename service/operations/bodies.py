@@ -15,7 +15,8 @@ from service.operations.validation import compile_schema
 
 MAX_BODY_SECONDS = 10
 MAX_DEPTH = 64
-# What bodies may hold together while they arrive, and a size that is accepted all the same.
+# The limit for all bodies that are arriving; beyond it, only bodies up to the second size are
+# accepted.
 MAX_TOTAL_BYTES, ALWAYS_ADMITTED_BYTES = 67_108_864, 16_384
 DUPLICATE_NAME = "contains an object with a duplicate member name"
 
@@ -27,7 +28,7 @@ class MalformedBody(Exception):
 
 
 class BodyBudget:
-    """How many bytes are held by bodies that have not arrived completely."""
+    """The number of bytes held by bodies that have not arrived completely."""
 
     held_bytes = 0
 
@@ -69,13 +70,14 @@ def parse(raw: bytes) -> Any:
         try:
             json.loads(raw, object_pairs_hook=_distinct)
         except (ValueError, RecursionError):
-            # Too large or too deep can only be what a later member of the same name replaced.
+            # orjson accepted the document, so what is too large or too deep for `json` is a value
+            # that a later member of the same name replaced.
             raise MalformedBody(DUPLICATE_NAME) from None
     return value
 
 
 def _count_names(value: Any, depth: int) -> int:
-    """Return how many member names there are, after checking every value once."""
+    """Return the number of member names. Raises `MalformedBody` for NUL and for too many levels."""
     if isinstance(value, str):
         if "\0" in value:
             raise MalformedBody("contains a NUL character")

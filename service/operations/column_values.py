@@ -50,7 +50,7 @@ def merge_patch(target: Any, patch: Any) -> Any:
 def _date_time(text: str) -> str:
     """Return a time in UTC; a leap second becomes the next second, nanoseconds are cut off.
 
-    Raises `ValueError` and `OverflowError`: RFC 3339 has a year 0 and, in UTC, a year 10000.
+    Raises `ValueError` and `OverflowError`: RFC 3339 allows the year 0, and the year 10000 in UTC.
     """
     text = text.upper()
     is_leap_second = text[17:19] == "60"

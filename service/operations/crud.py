@@ -1,7 +1,7 @@
 """The generic handlers: create, list, get, replace, update and delete rows of contract tables.
 
-`generic_handler` computes at start what an operation needs. It returns an async function that takes
-the operation's arguments by name; a handler in handlers/ may call it as its argument `generic`.
+`generic_handler` compiles an operation at start-up. It returns an async function that takes the
+operation's arguments by name. A handler in handlers/ may take it as its argument `generic`.
 """
 
 from collections.abc import Callable, Coroutine, Mapping
@@ -42,7 +42,7 @@ DEFAULT_LIMIT = 20  # items of a page when the contract has no default
 def generic_handler(
     operation: Operation, tables: Mapping[str, Table], compile_schema: CompileSchema
 ) -> Handler | None:
-    """Return the handler of an operation, or None unless its tag and verb are a table's.
+    """Return the handler of an operation, or None if its tag is no table or its verb not generic.
 
     `compile_schema` compiles the schema of a stored value.
     """
@@ -101,7 +101,7 @@ def _list(table: TableOperation, _: CompileSchema) -> Handler:
         parameters = [*table.key_values(arguments), *values, *bound, str(limit + 1)]
         try:
             rows = await tenant.fetch(statement, *parameters)
-        except InvalidValue:  # everything else in a list was validated
+        except InvalidValue:  # all other parameters were validated
             raise pagination.invalid_cursor() from None
         return pagination.page_body(rows, limit, sort)
 
@@ -121,7 +121,10 @@ def _replace(table: TableOperation, _: CompileSchema) -> Handler:
 
 
 def _update(table: TableOperation, compile_schema: CompileSchema) -> Handler:
-    """Apply a JSON merge patch (RFC 7396). Only a patch of stored objects reads them first."""
+    """Apply a JSON merge patch (RFC 7396).
+
+    Only a patch that merges into a stored object reads the row first.
+    """
     sql = crud_sql.update(table.target, table.column_names, conditional=table.conditional)
     validators = {
         c.name: compile_schema(c.schema) for c in table.columns if c.schema["type"] == "object"

@@ -23,7 +23,7 @@ from service.operations.invocation import HandlerError, Invocation, Response
 ARGUMENT = "idempotency_key"
 REPLAYED_HEADER = {"Idempotency-Replayed": "true"}
 IN_USE = "idempotency-key-in-use"
-# How long, and how often, a request whose connection was lost is tried again.
+# How long, and at which interval, a request whose connection was lost is tried again.
 RETRY_FOR_SECONDS, RETRY_EVERY_SECONDS = 2.5, 0.05
 
 

@@ -18,7 +18,7 @@ from service.limits.rate_limits import RateLimits
 from service.operations.bodies import BodyBudget
 from service.operations.validation import Validate, compile_schema
 
-# What a handler may name besides the operation's parameters and its dependencies.
+# What a handler's signature may name besides the operation's parameters and dependencies.
 SESSIONS = ("tenant", "subject", "anonymous")
 PRINCIPAL = "principal"
 
@@ -76,7 +76,7 @@ class Invocation:
     async def call(
         self, arguments: dict[str, Any], principal: Principal | None, session: Session | None
     ) -> Response:
-        """Call the handler with `session`; `arguments` are the request's, and are added to."""
+        """Call the handler with `session`; the call adds to `arguments`, those of the request."""
         if self._dependencies:
             arguments.update(self._dependencies)
         if self._takes_principal:

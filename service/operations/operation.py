@@ -28,7 +28,7 @@ class Operation:
     """One operation; everything that does not depend on the request is computed here."""
 
     def __init__(self, handler: Callable[..., Any], declared: Declared, services: Services) -> None:
-        """Raise `HandlerError` when the handler or a parameter does not fit."""
+        """Raise `HandlerError` when the handler or a parameter is not supported."""
         self._limit = services.rate_limits.for_operation(declared)
         parameters = [_compile(declared, parameter) for parameter in declared.parameters]
         self._path = [p for p in parameters if p.where == "path"]
@@ -85,7 +85,7 @@ class Operation:
 
 
 class OperationMiddleware(SpecMiddleware):
-    """The innermost middleware: it responds, and calls no other application."""
+    """The innermost middleware: it responds to every HTTP request itself."""
 
     def __init__(self, app: ASGIApp, operations: Mapping[str, Operation]) -> None:
         self._app = app

@@ -9,7 +9,7 @@ from service.http.problems import FieldError
 from service.http.uri import INVALID
 from service.operations.validation import UUID, Validate, compile_schema
 
-# RFC 8259 numbers: no `1_0`, no other script's digits, no `nan`; as many digits as 64 bits need.
+# RFC 8259 numbers: no `1_0`, no `nan`, no digits of other scripts; as many digits as 64 bits need.
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 _UUID = re.compile(UUID)
@@ -36,7 +36,7 @@ class UnsupportedParameter(Exception):
 
 
 def compile_parameter(declared: dict[str, Any]) -> Parameter:
-    """Return a parameter object (without `$ref`), compiled. Raises `UnsupportedParameter`."""
+    """Compile a parameter object (without `$ref`). Raises `UnsupportedParameter`."""
     schema, where, name = declared["schema"], declared["in"], declared["name"]
     is_array = schema.get("type") == "array"
     kind = (schema["items"] if is_array else schema).get("type")
@@ -67,7 +67,7 @@ def read_parameter(
     arguments: dict[str, Any],
     errors: list[FieldError],
 ) -> None:
-    """Add the value of a parameter to the arguments, or its errors to the errors."""
+    """Add the value of a parameter to `arguments`, or its errors to `errors`."""
     pointer = parameter.pointer
     if not values:
         if parameter.required:
@@ -99,7 +99,7 @@ def unknown_parameters(names: Iterable[str], declared: frozenset[str]) -> list[F
 
 
 def _uuid_validator(where: str, name: str) -> Validate:
-    """Return a validator that costs less than that of a schema."""
+    """Return a validator that is faster than a compiled schema."""
     errors = [FieldError(where, f"/{name}", "must be a UUID")]
     return lambda value: [] if _UUID.match(value) and len(value) == 36 else errors
 

@@ -29,7 +29,7 @@ class TableOperation:
     operation: Operation
     target: RowTarget
     key: tuple[str, ...]  # the path parameters that are the key, the tenant first
-    parent: str  # the table of the last path parameter before the row's own
+    parent: str  # the table that the last path parameter before the row's own id belongs to
     columns: tuple[Column, ...]  # that the body may contain
     conditional: bool  # accepts If-Match
 
@@ -92,7 +92,7 @@ def single(rows: list[Row]) -> Row:
 
 
 def changed_row(rows: list[Row], tags: list[str | None]) -> Row:
-    """Return the changed row; a row of NULLs means that the condition did not match."""
+    """Return the changed row. Raises `NotFound`, and `VersionMismatch` for a row of NULLs."""
     row = single(rows)
     if row[0] is None:
         raise VersionMismatch if tags and tags[0] is not None else NotFound
@@ -143,7 +143,7 @@ def body_values(table: TableOperation, body: Mapping[str, Any]) -> list[str | No
 
 
 def patch_values(table: TableOperation, body: Mapping[str, Any]) -> list[str | None]:
-    """Return what `crud_sql.update` binds, except the tags."""
+    """Return what `crud_sql.update` binds between the key and the tags."""
     values: list[str | None] = []
     for column in table.columns:
         values += boolean_text(column.name in body), to_postgres(column, body.get(column.name))

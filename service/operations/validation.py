@@ -22,9 +22,9 @@ _ANNOTATIONS = (
     "xml",
     "discriminator",
 )
-# A body may contain errors by the ten thousand; no more than these are counted.
+# A body may contain tens of thousands of errors; no more than this are collected.
 MAX_ERRORS = 1000
-# Each error copies the value that it belongs to: of a larger value only one error is reported.
+# Each error copies the value that it is about, so a value with more nodes gets one error only.
 MAX_NODES = 2000
 _PRINTABLE_NAME = re.compile(r"[A-Za-z0-9_.-]{1,40}")
 
@@ -72,7 +72,7 @@ def compile_schema(
 
 
 def _remaining_nodes(value: Any, budget: int) -> int:
-    """Return what remains of `budget` after counting the values within, below 0 when too many."""
+    """Return `budget` minus the number of values in `value`; negative if there are more."""
     budget -= 1
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     for part in parts:
@@ -133,7 +133,7 @@ def _lookup(schema: Any, path: list[str | int]) -> Any:
 
 
 def _pointer_token(part: str | int) -> str:
-    """Return a JSON Pointer token; a name that a client made up is not repeated."""
+    """Return a JSON Pointer token; an unusual name, which the client chose, becomes `*`."""
     text = str(part)
     return text if _PRINTABLE_NAME.fullmatch(text) else "*"
 

@@ -56,7 +56,7 @@ class MetricsCollector(Collector):
         yield build
         yield _gauge("covenant_stopping", "1 after the first stop signal", self.status.stopping)
         lag = CounterMetricFamily(
-            "covenant_loop_late_seconds", "Time by which the event loop missed its ticks"
+            "covenant_loop_late_seconds", "Total delay of the event loop's ticks"
         )
         lag.add_metric([], self.metrics.loop_lag_seconds)
         yield lag
@@ -64,7 +64,7 @@ class MetricsCollector(Collector):
     def _requests(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
             "covenant_requests",
-            "Responses by operationId; `none` reached no operation",
+            "Responses by operationId; `none` for requests that matched no operation",
             labels=["operation", "method", "status"],
         )
         undeclared = CounterMetricFamily(
@@ -104,7 +104,7 @@ class MetricsCollector(Collector):
 
     def _errors(self) -> Iterator[Metric]:
         tokens = CounterMetricFamily(
-            "covenant_token_failures", "Requests rejected for their token", labels=["reason"]
+            "covenant_token_failures", "Requests rejected because of their token", labels=["reason"]
         )
         unavailable = CounterMetricFamily(
             "covenant_unavailable", "Responses with status 503, by reason", labels=["reason"]
@@ -149,7 +149,7 @@ class MetricsCollector(Collector):
             "Time since the activation of the signing key",
             self.keys.signing_key_age(),
         )
-        # The first load is no change.
+        # The first load does not count as a change.
         changes = CounterMetricFamily("covenant_key_changes", "Changes of the set of keys")
         changes.add_metric([], self.keys.generation - 1)
         yield changes

@@ -1,4 +1,4 @@
-"""Writes log lines to a file descriptor: whole and in order, also after the disk was full."""
+"""Writes log lines to a file descriptor: whole and in order, even after the disk was full."""
 
 import asyncio
 import atexit
@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import structlog
 
-# How long the line of a request may wait for others, to be written with them in one system call.
+# How long the line of a request may wait, so that one system call writes several lines.
 FLUSH_AFTER_SECONDS = 0.01
 
 log = structlog.get_logger("covenant.log")
@@ -19,14 +19,14 @@ log = structlog.get_logger("covenant.log")
 class LogWriter:
     """The logger of structlog, and the stream of `logging`.
 
-    It writes to the descriptor itself: a stream drops what it could not write, and continues the
-    next line inside the partial one.
+    It writes to the descriptor itself: a Python stream drops what it could not write, and appends
+    the next line to the partial one.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._buffer: list[str] = []
-        self._partial_line = b""  # the missing end of a line that was written in part
+        self._line_rest = b""  # the unwritten end of a line that was written in part
         self._lost = 0
         self._second = -1
         self._date = ""
@@ -65,11 +65,11 @@ class LogWriter:
         lines, self._buffer = self._buffer, []
         if not lines:
             return
-        data = self._partial_line + ("\n".join(lines) + "\n").encode()
+        data = self._line_rest + ("\n".join(lines) + "\n").encode()
         written = _write(self._descriptor, data)
         unwritten = data[written:]
-        is_partial = not data[:written].endswith(b"\n") if written else bool(self._partial_line)
-        self._partial_line = unwritten[: unwritten.index(b"\n") + 1] if is_partial else b""
+        is_partial = not data[:written].endswith(b"\n") if written else bool(self._line_rest)
+        self._line_rest = unwritten[: unwritten.index(b"\n") + 1] if is_partial else b""
         self._lost += unwritten.count(b"\n") - is_partial
         if self._lost and not unwritten:
             lost, self._lost = self._lost, 0

@@ -25,7 +25,7 @@ _TRACEBACKS = structlog.processors.ExceptionRenderer(
 def request_logger() -> LogRequest:
     """Return the function that logs a request, from its fields and its path.
 
-    Only text for people shows the path: it contains ids, and the operation is enough for machines.
+    Only the text format shows the path, which contains ids; JSON has the operation instead.
     """
     writer = structlog.get_config()["logger_factory"]
     if isinstance(writer, LogWriter):
@@ -79,7 +79,7 @@ def configure(log_format: str) -> None:
 
 
 def _without_none(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:
-    """Omit fields whose value is unknown."""
+    """Omit fields whose value is None."""
     return {key: value for key, value in event.items() if value is not None}
 
 

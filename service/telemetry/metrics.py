@@ -1,6 +1,6 @@
 """Counters of one process: plain numbers, turned into Prometheus text only when scraped.
 
-A request costs two additions here. No tenant, id or URL is a label, so no client can make the
+A request costs a few additions here. No tenant, id or URL is a label, so no client can make the
 tables grow.
 """
 
@@ -16,16 +16,17 @@ from service.identity.verification import InvalidToken
 NO_OPERATION = "none"
 OTHER_METHOD = "other"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-# Upper bounds in seconds; each latency objective (x-slo) is one more, so that it can be counted.
+# Upper bounds in seconds. Each latency objective (x-slo) adds one, so that the requests that meet
+# it can be counted.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
 class Metrics:
-    """Counters. Latencies are counts per bucket, the count above, and the sum in seconds."""
+    """Counters. A row of `seconds` is the count per bucket, the count above all, and the sum."""
 
     def __init__(self, operations: Mapping[str, Operation]) -> None:
         self.buckets = buckets(operations.values())
-        # Present from the start, so that a rate sees the first of each.
+        # Present from the start: PromQL's rate() does not count the first sample of a series.
         self.requests = {
             (operation.id, operation.method.upper(), int(code)): 0
             for operation in operations.values()

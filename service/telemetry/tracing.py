@@ -32,7 +32,7 @@ log = logging.getLogger("covenant.traces")  # used from another thread
 
 
 class LoggingExporter(OTLPSpanExporter):
-    """Logs once that traces cannot be sent, and once that they can be again."""
+    """Logs when sending traces begins to fail, and when it works again."""
 
     is_working = True
 
@@ -140,7 +140,7 @@ class TracedDatabase(Database):
 
 @contextmanager
 def _statement_span(tracer: Tracer, sql: str) -> Iterator[None]:
-    """Create a span for one statement, unless no request waits for it."""
+    """Create a span for one statement, if it belongs to a traced request."""
     if not trace.get_current_span().get_span_context().is_valid:
         yield
         return
@@ -156,7 +156,7 @@ def _statement_span(tracer: Tracer, sql: str) -> Iterator[None]:
         try:
             yield
         except Exception as error:
-            # Never its message: PostgreSQL writes rows and values into it.
+            # Never the message of the error: PostgreSQL writes rows and values into it.
             error_type = getattr(error, "sqlstate", None) or type(error).__name__
             span.set_attribute("error.type", error_type)
             span.set_status(StatusCode.ERROR)

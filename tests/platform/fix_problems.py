@@ -1,4 +1,4 @@
-"""Checks that every response outside 2xx is a problem of the contract that reveals nothing."""
+"""Checks that every error response is a problem of the contract that reveals nothing."""
 
 import re
 from typing import Any
@@ -26,7 +26,7 @@ _PROBLEM = Draft4Validator(_schema(), format_checker=Draft4Validator.FORMAT_CHEC
 
 
 def assert_problem(response: httpx.Response) -> dict[str, Any]:
-    """Return the body of a response outside 2xx after checking it against the contract."""
+    """Return the body of an error response after checking it against the contract."""
     assert response.headers["content-type"] == "application/problem+json"
     assert "server" not in response.headers
     assert response.headers["x-content-type-options"] == "nosniff"

@@ -120,12 +120,12 @@ def test_the_owner_is_refused(database: Database) -> None:
         (f"{REPLACE_POLICY} using ({BOUND_BY_ID}) with check ({BOUND_BY_ID})", UNCONFINED),
         (
             "create policy more on projects for select using (true)",
-            PROJECTS + "a policy opens more than the tenant's rows",
+            PROJECTS + "a policy allows more than the tenant's rows",
         ),
         (
             "alter policy member_read on memberships using (true)",
             "the table memberships is open to other tenants: "
-            "a policy opens more than the tenant's rows",
+            "a policy allows more than the tenant's rows",
         ),
         (f"grant truncate on projects to {APP}", PROJECTS + "the service may truncate it"),
         (
@@ -139,15 +139,15 @@ def test_the_owner_is_refused(database: Database) -> None:
         ),
         (
             f"create view v as select * from projects; grant select on v to {APP}",
-            "v shows rows with its owner's rights, not the service's",
+            "v has its owner's access to rows, not the service's",
         ),
         (
             f"create materialized view m as select * from projects; grant select on m to {APP}",
-            "m shows rows with its owner's rights, not the service's",
+            "m has its owner's access to rows, not the service's",
         ),
         (
             "create function f() returns int security definer language sql as 'select 1'",
-            "f() shows rows with its owner's rights, not the service's",
+            "f() has its owner's access to rows, not the service's",
         ),
         (
             f"alter table used_org_ids owner to {APP}",

@@ -62,8 +62,8 @@ def claims(token):
     return json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
 
 
-def guest():
-    """Sign in as a guest and create the organization; return (token, tenant)."""
+def guest_with_organization():
+    """Sign in as a guest and create an organization; return (token, tenant)."""
     status, signed_in = call("auth.guest")
     check_status("auth.guest", 201, status, signed_in)
     token = signed_in["access_token"]

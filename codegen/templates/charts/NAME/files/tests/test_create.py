@@ -1,5 +1,5 @@
 # One token is enough for the whole flow: guest, organization, and one resource of every kind in it.
-token, tenant = guest()
+token, tenant = guest_with_organization()
 created = 0
 for id, operation in OPERATIONS.items():
     if operation["method"] == "POST" and operation["path"].count("{") == 1:

@@ -2,8 +2,8 @@
 import re
 import uuid
 
-token, tenant = guest()
-other_token, other_tenant = guest()
+token, tenant = guest_with_organization()
+other_token, other_tenant = guest_with_organization()
 
 
 def comparable(problem):
