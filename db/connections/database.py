@@ -19,10 +19,10 @@ from db.connections.monitor import (
     CONNECT_TIMEOUT_SECONDS,
     DATABASE_DOWN,
     Monitor,
-    deadline,
 )
-from db.connections.multiplexer import ConnectionStats, Multiplexer, QueueFull
+from db.connections.multiplexer import NOT_AUDITED, ConnectionStats, Multiplexer, QueueFull
 from db.connections.pipeline import ConnectionUnavailable, QueueTimeout
+from db.connections.server import deadline, identify
 from db.errors import Reason, Unavailable, is_connection_lost, unavailable_connection
 from db.expected_tables import ExpectedTable
 
@@ -56,7 +56,11 @@ class Database:
         self._size = connections
         self._statement_timeout = statement_timeout
         self._monitor = Monitor(
-            self._url, expected, refuse=refuse, on_trusted=self._open_multiplexers
+            self._url,
+            expected,
+            refuse=refuse,
+            on_trusted=self._connect_to_new_address,
+            find_outage=self._find_outage,
         )
         self._monitoring: asyncio.Task[None] | None = None
         self._multiplexers: dict[str, Multiplexer] = {}  # of "reads" and of "writes"
@@ -70,6 +74,7 @@ class Database:
             max_idle=300,
             # The pool would pause longer after each attempt: it gives up, and `_pooled` asks again.
             reconnect_timeout=POOL_POLL_SECONDS / 2,
+            configure=self._check_trusted,
             check=_check_connection,
             # A pooler in transaction mode keeps no prepared statements.
             kwargs={
@@ -108,7 +113,6 @@ class Database:
 
     async def open(self) -> None:
         """Start to connect and return at once, also while the database is down."""
-        await self._pool.open(wait=False)
         self._monitoring = asyncio.create_task(self._monitor.run())
 
     async def close(self) -> None:
@@ -224,27 +228,51 @@ class Database:
         if self._monitor.is_known_down and not is_connected:
             raise Unavailable(Reason.DATABASE_AWAY, "The database is unavailable")
 
-    async def _open_multiplexers(self, is_direct: bool) -> None:
-        """Open the shared connections, once the database can be trusted."""
-        if self._multiplexers:
-            return
-        self._multiplexers = {
-            kind: Multiplexer(
-                self._url,
-                connections=self._size,
-                reserve_connection=True,
-                timeout=self._timeout,
-                statement_timeout=self._statement_timeout,
-                read_only=kind == "reads",
-                use_names=is_direct,  # a pooler keeps no prepared statements
-            )
-            for kind in ("reads", "writes")
-        }
-        for multiplexer in self._multiplexers.values():
-            await multiplexer.open()
-        async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
-            while not all(m.is_connected for m in self._multiplexers.values()):  # noqa: ASYNC110
-                await asyncio.sleep(0.005)
+    async def _connect_to_new_address(self) -> None:
+        """Open the shared connections, or replace those to the address before.
+
+        Raises `psycopg.OperationalError` when they do not open in time.
+        """
+        if not self._multiplexers:
+            self._multiplexers = {kind: self._multiplexer(kind) for kind in ("reads", "writes")}
+            for multiplexer in self._multiplexers.values():
+                await multiplexer.open()
+            await self._pool.open(wait=False)
+        else:
+            for multiplexer in self._multiplexers.values():
+                multiplexer.leave_old_address()
+            await self._pool.drain()
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_SECONDS):
+                while self._find_outage():  # noqa: ASYNC110
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            raise psycopg.OperationalError(self._find_outage() or "connected too late") from None
+
+    def _multiplexer(self, kind: str) -> Multiplexer:
+        return Multiplexer(
+            self._url,
+            trusts=self._monitor.trusts,
+            connections=self._size,
+            reserve_connection=True,
+            timeout=self._timeout,
+            statement_timeout=self._statement_timeout,
+            read_only=kind == "reads",
+        )
+
+    def _find_outage(self) -> str | None:
+        """Return why requests find no shared connection, or None."""
+        for kind, multiplexer in self._multiplexers.items():
+            if not multiplexer.is_connected:
+                return f"{kind}: {multiplexer.last_error}"
+        return None
+
+    async def _check_trusted(self, connection: AsyncConnection[Any]) -> None:
+        """Reject a new connection to a server that has not passed the audit."""
+        server = await identify(connection, ANSWER_TIMEOUT_SECONDS)
+        await connection.rollback()
+        if not self._monitor.trusts(server.identity):
+            raise psycopg.OperationalError(NOT_AUDITED)
 
 
 def _unavailable(error: ConnectionUnavailable) -> Unavailable:

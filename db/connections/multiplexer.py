@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import make_conninfo
 from psycopg.pq import DiagnosticField, ExecStatus
 
 from db.connections.fair_queue import FairQueue
@@ -24,12 +24,14 @@ from db.connections.pipeline import (
     PipelineConnection,
     QueueTimeout,
 )
+from db.connections.server import identify
 from db.connections.wire import encode_request, read_rows
 
 SLOW_STATEMENT_SECONDS = 0.05  # nothing more is sent behind a statement of this age
 BATCH_SECONDS = 0.002  # of reads on one connection; writes use several, to commit in parallel
 RECONNECT_SECONDS = 0.02, 0.5  # first and longest pause
 CONNECT_TIMEOUT_SECONDS = 5
+NOT_AUDITED = "this server has not passed the security audit yet"
 
 
 class QueueFull(Exception):
@@ -52,6 +54,7 @@ class Multiplexer:
         self,
         conninfo: str | Callable[[], str],
         *,
+        trusts: Callable[[str], bool] = lambda _: True,
         connections: int = 2,
         reserve_connection: bool = False,
         max_depth: int = 64,
@@ -60,7 +63,6 @@ class Multiplexer:
         timeout: float = 2.5,
         statement_timeout: float = 2.0,
         read_only: bool,
-        use_names: bool = True,
     ) -> None:
         """Send up to `max_depth` requests per connection; up to `max_waiting` wait for `timeout`.
 
@@ -69,20 +71,24 @@ class Multiplexer:
         `timeout` (s). The queue is fair by the value of the first setting. There is one connection
         more, with `reserve_connection`, for queue keys that have nothing in flight.
 
-        Behind a pooler in transaction mode `use_names` must be False, which also sets `max_depth`
-        to 1: before version 1.21 PgBouncer knows no prepared statements, and it may separate a
-        request from its settings while an earlier one runs (its issue 759).
+        A connection is used only if `trusts` accepts the identity of its server.
+
+        Each connection is examined when it opens. One that reached a pooler uses no names of
+        prepared statements and has one request in flight: before version 1.21 PgBouncer knows no
+        prepared statements, so that a name may stand for another client's statement, and it may
+        separate a request from its settings while an earlier one runs (its issue 759).
         """
         self._conninfo = conninfo if callable(conninfo) else lambda: conninfo
         self._size, self._reserve_connection = connections, reserve_connection
-        self._max_depth, self._max_waiting = max_depth if use_names else 1, max_waiting
+        self._trusts = trusts
+        self._max_depth, self._max_waiting = max_depth, max_waiting
         self._max_queue_delay = max_queue_delay
         self._timeout, self._statement_timeout = timeout, statement_timeout
-        self._read_only, self._use_names = read_only, use_names
+        self._read_only = read_only
         self._connections: list[PipelineConnection] = []
         self._queue: FairQueue[PendingRequest] = FairQueue()
         self._tasks: list[asyncio.Task[None]] = []
-        self._closing, self._closed, self._reason = False, False, "not connected yet"
+        self._closing, self._closed, self.last_error = False, False, "not connected yet"
 
     @property
     def is_connected(self) -> bool:
@@ -138,7 +144,7 @@ class Multiplexer:
         """
         limit = self._statement_timeout if statement_timeout is None else statement_timeout
         statements = encode_request(settings, limit, sql, parameters, read_only=self._read_only)
-        use_names, retries_left = self._use_names, 2 if self._read_only else 0
+        use_names, retries_left = True, 2 if self._read_only else 0
         if self._closing:
             raise ConnectionUnavailable("closed")
         loop = asyncio.get_running_loop()
@@ -164,7 +170,7 @@ class Multiplexer:
             elif outcome.status != ExecStatus.FATAL_ERROR:
                 return await read_rows(outcome)
             elif (
-                use_names
+                request.use_names
                 and outcome.error_field(DiagnosticField.SQLSTATE) in STALE_STATEMENT_STATES
             ):
                 use_names = False  # its transaction was rolled back
@@ -205,7 +211,7 @@ class Multiplexer:
         for connection in self._connections:
             count = len(connection.pending)
             is_slow = count and now - connection.head_since >= SLOW_STATEMENT_SECONDS
-            if count >= connection.window or connection.is_suspect or is_slow:
+            if count >= connection.window or connection.is_unusable or is_slow:
                 continue
             batched = connection.corked * connection.seconds_per_request
             if self._read_only and connection.corked and batched < BATCH_SECONDS:
@@ -217,7 +223,7 @@ class Multiplexer:
     def _reserved_connection(self) -> PipelineConnection | None:
         """Return the reserved connection when it is idle."""
         for connection in self._connections:
-            if not (connection.max_depth or connection.pending or connection.is_suspect):
+            if not (connection.max_depth or connection.pending or connection.is_unusable):
                 return connection
         return None
 
@@ -268,7 +274,7 @@ class Multiplexer:
                 request.finish(
                     QueueFull(message)
                     if self._connections
-                    else ConnectionUnavailable(f"{message}: {self._reason}")
+                    else ConnectionUnavailable(f"{message}: {self.last_error}")
                 )
 
     def _move_reads(self, slow: PipelineConnection) -> None:
@@ -295,19 +301,41 @@ class Multiplexer:
         if expired and expired == len(connection.pending):
             connection.mark_lost("no response in time")
 
-    def _connection_string(self) -> str:
-        """Return the connection string. A pooler rejects options, so it gets none.
+    def leave_old_address(self) -> None:
+        """Close connections to another address than the current one, after their last result."""
+        for connection in tuple(self._connections):
+            if connection.address != self._conninfo():
+                connection.retire()
 
-        Without `plan_cache_mode` the server plans each request of a list again: not knowing the
-        value of `limit`, it overestimates the cost of the generic plan.
-        """
-        conninfo = make_conninfo(
-            self._conninfo(), connect_timeout=CONNECT_TIMEOUT_SECONDS, client_encoding="utf8"
+    async def _connect(self, max_depth: int) -> PipelineConnection:
+        """Open a connection and examine what it has reached."""
+        address = self._conninfo()
+        raw = await psycopg.AsyncConnection.connect(
+            make_conninfo(address, connect_timeout=CONNECT_TIMEOUT_SECONDS, client_encoding="utf8"),
+            autocommit=True,
+            prepare_threshold=None,
         )
-        if not self._use_names:
-            return conninfo
-        options = conninfo_to_dict(conninfo).get("options") or ""
-        return make_conninfo(conninfo, options=f"{options} -c plan_cache_mode=force_generic_plan")
+        try:
+            server = await identify(raw, CONNECT_TIMEOUT_SECONDS)
+            if not self._trusts(server.identity):
+                raise ConnectionUnavailable(NOT_AUDITED)
+            if server.is_direct:
+                # Otherwise the server plans each request of a list again: not knowing the value of
+                # `limit`, it overestimates the cost of the generic plan. Not an option of the
+                # connection, because a pooler may reject those.
+                await raw.execute("set plan_cache_mode = force_generic_plan")
+        except BaseException:
+            await raw.close()
+            raise
+        return PipelineConnection(
+            raw,
+            self._connections,
+            max_depth if server.is_direct else min(max_depth, 1),
+            self._max_queue_delay,
+            self._dispatch,
+            use_names=server.is_direct,
+            address=address,
+        )
 
     async def _keep_connected(self, max_depth: int) -> None:
         """Open one connection, and open it again whenever it is lost."""
@@ -315,17 +343,12 @@ class Multiplexer:
         while True:
             started = loop.time()
             try:
-                raw = await psycopg.AsyncConnection.connect(
-                    self._connection_string(), autocommit=True
-                )
-                connection = PipelineConnection(
-                    raw, self._connections, max_depth, self._max_queue_delay, self._dispatch
-                )
+                connection = await self._connect(max_depth)
                 self._dispatch()
                 await connection.closed.wait()
-                self._reason = connection.close_reason
+                self.last_error = connection.close_reason
             except Exception as error:
-                self._reason = str(error).strip()
+                self.last_error = str(error).strip()
             if loop.time() - started > 2 * longest:
                 pause = RECONNECT_SECONDS[0]
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311

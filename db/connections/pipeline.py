@@ -73,6 +73,8 @@ class PipelineConnection:
     max_depth: int  # 0: reserved for queue keys that have nothing in flight
     max_queue_delay: float  # seconds of work that may be sent ahead
     on_progress: Callable[[], None]
+    use_names: bool  # of prepared statements
+    address: str = field(repr=False)  # contains the password
     pending: deque[PendingRequest] = field(default_factory=deque)
     head_since: float = 0.0  # when the oldest pending request became the oldest
     last_result_at: float = 0.0
@@ -83,6 +85,7 @@ class PipelineConnection:
     prepared: set[bytes] = field(default_factory=set)
     is_writing: bool = False
     is_suspect: bool = False  # a sibling was lost: send nothing until this one answers
+    is_retired: bool = False
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     close_reason: str = ""
 
@@ -97,11 +100,22 @@ class PipelineConnection:
         self.loop.add_reader(self.fd, self.receive)
         self.siblings.append(self)
 
+    @property
+    def is_unusable(self) -> bool:
+        return self.is_suspect or self.is_retired
+
+    def retire(self) -> None:
+        """Take no more requests, and disconnect after the last result."""
+        self.is_retired = True
+        if not self.pending:
+            self._disconnect("retired")
+
     def send(self, request: PendingRequest) -> None:
         """Send a request behind those that are pending."""
         if not self.pending:
             self.head_since = self.loop.time()
         self.pending.append(request)
+        request.use_names &= self.use_names
         self._cork()
         try:
             for sql, parameters in request.statements:
@@ -203,6 +217,8 @@ class PipelineConnection:
             self.window = min(self.max_depth, max(1, window))
             self.head_since = self.last_result_at = now
             self.pending.popleft().finish(request.result)
+            if self.is_retired and not self.pending:
+                self._disconnect("retired")
         elif status != ExecStatus.PIPELINE_ABORTED:
             self.mark_lost(f"{ExecStatus(status).name}: {result.get_error_message()}")
 
@@ -210,14 +226,7 @@ class PipelineConnection:
         """Close the connection; reads that may be retried are handed back, all else fails."""
         if self.closed.is_set():
             return
-        self.close_reason = reason.strip()
-        self.closed.set()
-        self.siblings.remove(self)
-        self.loop.remove_reader(self.fd)
-        self.loop.remove_writer(self.fd)
-        if self.cork_socket:
-            self.cork_socket.close()
-        self.pg.finish()
+        self._disconnect(reason)
         while self.pending:
             request = self.pending.popleft()
             error = ConnectionUnavailable(self.close_reason, maybe_applied=request.is_write)
@@ -226,6 +235,16 @@ class PipelineConnection:
             sibling.is_suspect = True
             if not sibling.pending:
                 sibling.send(self._probe())
+
+    def _disconnect(self, reason: str) -> None:
+        self.close_reason = reason.strip()
+        self.closed.set()
+        self.siblings.remove(self)
+        self.loop.remove_reader(self.fd)
+        self.loop.remove_writer(self.fd)
+        if self.cork_socket:
+            self.cork_socket.close()
+        self.pg.finish()
 
     def _probe(self) -> PendingRequest:
         """Return a request whose only purpose is to see whether a connection still answers."""

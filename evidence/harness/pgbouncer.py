@@ -17,15 +17,18 @@ START_TIMEOUT_SECONDS = 40.0
 
 
 @contextmanager
-def pooler(folder: Path, app_url: str, size: int = 1) -> Iterator[str]:
-    """Yield the URL of a pooler with `size` connections to the database. Raises `HarnessError`."""
+def pooler(folder: Path, app_url: str, size: int = 1, settings: str = "") -> Iterator[str]:
+    """Yield the URL of a pooler with `size` connections to the database.
+
+    `settings` are further lines of its configuration. Raises `HarnessError`.
+    """
     pgbouncer = find_program("pgbouncer")
     if pgbouncer is None:
         raise HarnessError("pgbouncer is not installed (Debian: apt-get install pgbouncer)")
     parts, port = conninfo_to_dict(app_url), free_port()
-    users, settings, log = (folder / name for name in ("users.txt", "pgbouncer.ini", "log"))
+    users, config, log = (folder / name for name in ("users.txt", "pgbouncer.ini", "log"))
     users.write_text(f'"{parts["user"]}" "{parts["password"]}"\n')
-    settings.write_text(
+    config.write_text(
         f"""[databases]
 {parts["dbname"]} = host={parts["host"]} port={parts["port"]} dbname={parts["dbname"]}
 [pgbouncer]
@@ -38,13 +41,14 @@ pool_mode = transaction
 default_pool_size = {size}
 query_wait_timeout = 5
 server_login_retry = 0.2
+{settings}
 """
     )
-    command = [pgbouncer, str(settings)]
+    command = [pgbouncer, str(config)]
     if os.geteuid() == 0:  # PgBouncer refuses to run as root
         command[1:1] = ["-u", "nobody"]
         nobody = pwd.getpwnam("nobody").pw_uid
-        for path in (folder, users, settings):
+        for path in (folder, users, config):
             os.chown(path, nobody, -1)
         folder.parent.chmod(0o711)  # a temporary folder, which only its owner may enter
     url = urls(app_url, str(parts["dbname"]), "127.0.0.1", port)()

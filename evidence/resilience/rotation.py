@@ -3,12 +3,12 @@
 import secrets
 import time
 from functools import partial
-from pathlib import Path
 
 from evidence.harness.postgres import postgres
 from evidence.harness.processes import wait_until
 from evidence.harness.services import Service, serving
 from evidence.resilience.load import Request, Stream, failures, loading, send_once, summarize
+from evidence.resilience.poolers import write_url
 from evidence.resilience.scenario import Scenario, Trial, seconds_until
 from evidence.resilience.tenants import Tenant, create_tenant, keyed_writes, parse_body
 from service.identity import keys
@@ -78,7 +78,7 @@ def password(trial: Trial) -> None:
         url_file = trial.folder / "url"
         user, _, rest = database.app_url.removeprefix("postgresql://").partition(":")
         address = rest.partition("@")[2]
-        _write(url_file, database.app_url)
+        write_url(url_file, database.app_url)
         with serving(trial.folder, "", DATABASE_URL_FILE=str(url_file)) as service:
             tenant = create_tenant(service.port)
             read = Stream("read", lambda _: tenant.list(), 8, 0.01)
@@ -88,7 +88,7 @@ def password(trial: Trial) -> None:
                     new = secrets.token_hex(16)
                     database.execute(f"alter role {user} password '{new}'")
                     time.sleep(0.2)
-                    _write(url_file, f"postgresql://{user}:{new}@{address}")
+                    write_url(url_file, f"postgresql://{user}:{new}@{address}")
                     # The service must reconnect with the new password.
                     database.execute(
                         "select pg_terminate_backend(pid) from pg_stat_activity"
@@ -100,13 +100,6 @@ def password(trial: Trial) -> None:
     failed = failures(responses)
     trial.record(f"{changes} changes, {len(failed)} failed of {len(responses):,}")
     trial.expect(not failed, f"failed: {summarize(failed)}")
-
-
-def _write(file: Path, url: str) -> None:
-    """Replace the file at once, as Kubernetes replaces a mounted Secret."""
-    draft = file.with_suffix(".new")
-    draft.write_text(url)
-    draft.rename(file)
 
 
 SCENARIOS = (

@@ -129,7 +129,6 @@ async def connected(
     """Yield a multiplexer with all its connections open."""
     multiplexer = Multiplexer(
         route.conninfo,
-        use_names=route.use_names,
         read_only=read_only,
         connections=connections,
         **options,

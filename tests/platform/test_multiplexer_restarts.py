@@ -138,7 +138,7 @@ async def test_reads_survive_restarts_of_the_pooler(
     route: Route, multiplexer_server: Server, tmp_path: Path
 ) -> None:
     port = free_port()
-    reader = Multiplexer(pooler_conninfo(port), read_only=True, use_names=False)
+    reader = Multiplexer(pooler_conninfo(port), read_only=True)
     await reader.open()
     for _ in range(2):
         with pgbouncer(multiplexer_server, tmp_path, port):
