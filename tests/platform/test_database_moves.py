@@ -155,18 +155,18 @@ def test_no_statement_runs_in_a_database_that_has_not_passed_the_audit(
 
 
 def test_a_database_is_not_ready_while_requests_cannot_connect(
-    address: Address, database_copy: Database
+    address: Address, database_copy: Database, postgres: Postgres
 ) -> None:
+    """The connection that monitors the database still works."""
+
     async def test(connections: Connections) -> None:
         await where(connections)
-        with psycopg.connect(database_copy.superuser_url, autocommit=True) as superuser:
+        with psycopg.connect(postgres.superuser_url, autocommit=True) as superuser:
             superuser.execute(f'alter database "{database_copy.name}" allow_connections false')
             try:
-                superuser.execute(
-                    "select pg_terminate_backend(pid) from pg_stat_activity where usename = %s"
-                    " and datname = %s and query not like '%%alembic_version%%'",
-                    (roles.APP, database_copy.name),
-                )
+                for pipeline in pipelines(connections):
+                    process = pipeline.connection.info.backend_pid
+                    superuser.execute("select pg_terminate_backend(%s)", (process,))
                 await eventually(lambda: connections.not_ready_reason == DATABASE_DOWN)
             finally:
                 superuser.execute(f'alter database "{database_copy.name}" allow_connections true')
