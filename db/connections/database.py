@@ -20,9 +20,9 @@ from db.connections.monitor import (
     DATABASE_DOWN,
     Monitor,
 )
-from db.connections.multiplexer import NOT_AUDITED, ConnectionStats, Multiplexer, QueueFull
+from db.connections.multiplexer import ConnectionStats, Multiplexer, QueueFull
 from db.connections.pipeline import ConnectionUnavailable, QueueTimeout
-from db.connections.server import deadline, identify
+from db.connections.server import NOT_AUDITED, deadline, identify
 from db.errors import Reason, Unavailable, is_connection_lost, unavailable_connection
 from db.expected_tables import ExpectedTable
 

@@ -20,6 +20,7 @@ class FairQueue(Generic[T]):
         return self._count
 
     def items(self) -> list[T]:
+        """Return all items, those of one key together."""
         return [item for line in self._lines.values() for item in line]
 
     def add(self, key: str, item: T, capacity: float) -> T | None:
@@ -80,6 +81,7 @@ class FairSemaphore:
 
     @property
     def waiting(self) -> int:
+        """How many wait for a slot."""
         return len(self._queue)
 
     @asynccontextmanager

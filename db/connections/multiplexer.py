@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 import psycopg
-from psycopg.conninfo import make_conninfo
 from psycopg.pq import DiagnosticField, ExecStatus
 
 from db.connections.fair_queue import FairQueue
@@ -24,14 +23,13 @@ from db.connections.pipeline import (
     PipelineConnection,
     QueueTimeout,
 )
-from db.connections.server import identify
+from db.connections.server import connect
 from db.connections.wire import encode_request, read_rows
 
 SLOW_STATEMENT_SECONDS = 0.05  # nothing more is sent behind a statement of this age
 BATCH_SECONDS = 0.002  # of reads on one connection; writes use several, to commit in parallel
 RECONNECT_SECONDS = 0.02, 0.5  # first and longest pause
 CONNECT_TIMEOUT_SECONDS = 5
-NOT_AUDITED = "this server has not passed the security audit yet"
 
 
 class QueueFull(Exception):
@@ -92,10 +90,12 @@ class Multiplexer:
 
     @property
     def is_connected(self) -> bool:
+        """Whether any connection is open."""
         return bool(self._connections)
 
     @property
     def stats(self) -> ConnectionStats:
+        """The connections and requests at this moment."""
         in_flight = sum(len(connection.pending) for connection in self._connections)
         return ConnectionStats(len(self._connections), in_flight, len(self._queue))
 
@@ -308,27 +308,10 @@ class Multiplexer:
                 connection.retire()
 
     async def _connect(self, max_depth: int) -> PipelineConnection:
-        """Open a connection and examine what it has reached."""
         address = self._conninfo()
-        raw = await psycopg.AsyncConnection.connect(
-            make_conninfo(address, connect_timeout=CONNECT_TIMEOUT_SECONDS, client_encoding="utf8"),
-            autocommit=True,
-            prepare_threshold=None,
-        )
-        try:
-            server = await identify(raw, CONNECT_TIMEOUT_SECONDS)
-            if not self._trusts(server.identity):
-                raise ConnectionUnavailable(NOT_AUDITED)
-            if server.is_direct:
-                # Otherwise the server plans each request of a list again: not knowing the value of
-                # `limit`, it overestimates the cost of the generic plan. Not an option of the
-                # connection, because a pooler may reject those.
-                await raw.execute("set plan_cache_mode = force_generic_plan")
-        except BaseException:
-            await raw.close()
-            raise
+        connection, server = await connect(address, self._trusts, CONNECT_TIMEOUT_SECONDS)
         return PipelineConnection(
-            raw,
+            connection,
             self._connections,
             max_depth if server.is_direct else min(max_depth, 1),
             self._max_queue_delay,

@@ -102,6 +102,7 @@ class PipelineConnection:
 
     @property
     def is_unusable(self) -> bool:
+        """Whether it takes no request now."""
         return self.is_suspect or self.is_retired
 
     def retire(self) -> None:

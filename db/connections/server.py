@@ -3,13 +3,16 @@
 import asyncio
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
+from psycopg.conninfo import make_conninfo
+
+NOT_AUDITED = "this server has not passed the security audit yet"
 
 _IDENTIFY = """
 select pg_backend_pid(), concat_ws(' ', system_identifier, d.oid, session_user, current_user)
@@ -39,6 +42,33 @@ async def identify(connection: AsyncConnection[Any], seconds: float) -> Server:
         row = await (await connection.execute(_IDENTIFY)).fetchone()
     process_id, identity = row or (None, "")
     return Server(identity, is_direct=process_id == connection.info.backend_pid)
+
+
+async def connect(
+    address: str, trusts: Callable[[str], bool], seconds: int
+) -> tuple[AsyncConnection[Any], Server]:
+    """Connect for pipelining, with `seconds` to connect and as many to respond.
+
+    Raises `psycopg.Error`, also when `trusts` rejects the server's identity.
+    """
+    connection = await AsyncConnection.connect(
+        make_conninfo(address, connect_timeout=seconds, client_encoding="utf8"),
+        autocommit=True,
+        prepare_threshold=None,
+    )
+    try:
+        server = await identify(connection, seconds)
+        if not trusts(server.identity):
+            raise psycopg.OperationalError(NOT_AUDITED)
+        if server.is_direct:
+            # Otherwise the server plans each request of a list again: not knowing the value of
+            # `limit`, it overestimates the cost of the generic plan. Not an option of the
+            # connection, because a pooler may reject those.
+            await connection.execute("set plan_cache_mode = force_generic_plan")
+    except BaseException:
+        await connection.close()
+        raise
+    return connection, server
 
 
 @contextmanager
