@@ -1,4 +1,4 @@
-"""Problems (RFC 9457): every response outside 2xx names the error, and never the value sent."""
+"""Problems (RFC 9457): every error response names the error, and never the value sent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -116,8 +116,8 @@ def from_error(error: Exception) -> Problem:
         case NotFound():
             return not_found()
         case InUse():
-            detail = "Other resources still reference it"
-            return Problem("conflict", detail, hint="Delete them first")
+            detail = "Other resources still reference this resource"
+            return Problem("conflict", detail, hint="Delete those resources first")
         case Conflict():
             detail = "A resource with this unique value already exists"
             return Problem("conflict", detail, hint="Choose another value")

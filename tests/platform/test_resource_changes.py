@@ -145,7 +145,7 @@ def test_a_referenced_row_is_kept_or_deleted_with_its_references_as_the_contract
     restricted = doctor.http.delete(path("doctors"))
     assert (restricted.status_code, restricted.json()["detail"]) == (
         409,
-        "Other resources still reference it",
+        "Other resources still reference this resource",
     )
     visits = path("visits")
     assert doctor.get(visits).status_code == 200
