@@ -66,7 +66,7 @@ image: ## Build the image of the chart for this machine (needs Docker)
 	docker build --tag $(IMAGE):$(VERSION) --build-arg VERSION=$(VERSION) \
 	  --build-arg CONTRACT=$(CONTRACT) $(DOCKER_OPTIONS) .
 
-##@ Verify (changes no file)
+##@ Verify (changes no committed file)
 check: stale lint test ## Run everything that a change must pass
 
 test: $(VENV)/test.stamp ## Run the tests against a real PostgreSQL

@@ -97,8 +97,9 @@ def _create(resource: Resource) -> list[str]:
 
 def _list(resource: Resource) -> list[str]:
     description = (
-        f"In order of creation, in pages. {resource.noun_with_article.capitalize()} that exists"
-        " while you read all pages appears exactly once."
+        f"Returns the {resource.plural_noun} in order of creation, in pages."
+        f" {resource.noun_with_article.capitalize()} that exists while you read all pages appears"
+        " exactly once."
     )
     filters = [
         line for column in filter_columns(resource.fields) for line in _filter(resource, column)

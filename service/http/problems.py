@@ -1,4 +1,4 @@
-"""Problems (RFC 9457): each error response names the error, and never repeats the value sent."""
+"""Problems (RFC 9457): every error response names the error, and never the value sent."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -117,7 +117,7 @@ def from_error(error: Exception) -> Problem:
             return not_found()
         case InUse():
             detail = "Other resources still reference this resource"
-            return Problem("conflict", detail, hint="Delete them first")
+            return Problem("conflict", detail, hint="Delete those resources first")
         case Conflict():
             detail = "A resource with this unique value already exists"
             return Problem("conflict", detail, hint="Choose another value")

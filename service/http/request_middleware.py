@@ -187,8 +187,8 @@ def check_framing(headers: InspectedHeaders, http_version: str) -> None:
 def headers_too_large() -> Problem:
     """Return the 431 problem (RFC 6585 section 5)."""
     detail = (
-        f"The request may have at most {MAX_HEADER_FIELDS} header fields,"
-        f" with {MAX_HEADER_BYTES} bytes in total"
+        "The request line and header fields must not exceed"
+        f" {MAX_HEADER_BYTES} bytes and {MAX_HEADER_FIELDS} fields"
     )
     return Problem("headers-too-large", detail, headers={"Connection": "close"})
 
