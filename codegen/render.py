@@ -32,10 +32,10 @@ def render(facts: Facts, templates: Mapping[str, str], overrides: Overrides) -> 
             output = _compiled(text).render(variables) if source.endswith(".j2") else text
             if path.startswith(f"charts/{facts.name}/environments/"):
                 output = _with_overrides(output, variables["env"], overrides)
-            files[path] = _with_header(path, output, f"codegen/templates/{source}", facts.hash)
+            files[path] = _with_header(path, output, f"codegen/templates/{source}")
     for name, text in sorted(overrides.templates.items()):
         path = f"charts/{facts.name}/templates/own/{name}"
-        files[path] = _with_header(path, text, f"{FOLDER}/templates/{name}", facts.hash)
+        files[path] = _with_header(path, text, f"{FOLDER}/templates/{name}")
     return files
 
 
@@ -106,8 +106,8 @@ def _with_overrides(text: str, env: Environment, overrides: Overrides) -> str:
     return "".join(f"{literal(key)}: {literal(value)}\n" for key, value in values.items())
 
 
-def _with_header(path: str, text: str, source: str, digest: str) -> str:
-    header = f"{HEADER} from openapi/openapi.yaml (sha256:{digest}) and {source}: do not edit."
+def _with_header(path: str, text: str, source: str) -> str:
+    header = f"{HEADER} from openapi/openapi.yaml and {source}: do not edit."
     parts, suffix = PurePosixPath(path).parts, PurePosixPath(path).suffix
     if parts[0] == "charts" and "templates" in parts:
         return f"{{{{- /* {header} */ -}}}}\n{text}"
