@@ -13,7 +13,7 @@ from service.settings import Settings, SettingsError
 @cache
 def load_and_validate() -> tuple[Settings, Contract]:
     """Return the settings and the contract, or exit 1 with everything that is wrong with them."""
-    if "MIGRATION_DATABASE_URL" in os.environ:
+    if os.environ.get("MIGRATION_DATABASE_URL"):
         exit_with("MIGRATION_DATABASE_URL: must not be set for the serving process")
     errors = []
     try:

@@ -2,12 +2,14 @@
 
 import logging
 import sys
+import traceback
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import orjson
 import structlog
 
+from db.errors import first_line
 from service.telemetry.log_writer import LogWriter, TextLogWriter
 
 SILENCED = ("connexion", "httpx", "psycopg.pool", "uvicorn.access")
@@ -54,7 +56,7 @@ def configure(log_format: str) -> None:
             structlog.dev.ConsoleRenderer(
                 colors=is_terminal,
                 pad_event_to=0,
-                exception_formatter=structlog.dev.plain_traceback,
+                exception_formatter=_write_traceback,
             )
         ]
         if is_text
@@ -76,6 +78,21 @@ def configure(log_format: str) -> None:
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
     for name in SILENCED:
         logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def _write_traceback(out: TextIO, exc_info: structlog.typing.ExcInfo) -> None:
+    """Write a traceback as Python does, with the first line of each error's message.
+
+    PostgreSQL adds rows and values below that line.
+    """
+    error: BaseException | None = exc_info[1]
+    parts = []
+    while error is not None:
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        name = type(error).__qualname__
+        parts.append(f"Traceback (most recent call last):\n{frames}{name}: {first_line(error)}\n")
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    out.write("\n" + "\nThe exception above led to the one below:\n\n".join(parts[::-1]).rstrip())
 
 
 def _without_none(logger: Any, method: str, event: MutableMapping[str, Any]) -> dict[str, Any]:

@@ -130,6 +130,36 @@ def test_text_has_no_colours_unless_it_is_written_to_a_terminal() -> None:
     assert re.fullmatch(expected, done.stdout), done
 
 
+FAILING_PROGRAM = """
+import sys, psycopg, structlog
+from service.telemetry import logs
+logs.configure(sys.argv[1])
+try:
+    try:
+        raise psycopg.errors.CheckViolation("a check failed\\nDETAIL:  Failing row\\n\\n(s3cret)")
+    except psycopg.Error as error:
+        raise RuntimeError("the handler failed\\nwith s3cret") from error
+except RuntimeError:
+    structlog.get_logger().exception("request_failed")
+"""
+
+
+@pytest.mark.parametrize("log_format", ["json", "text"])
+def test_a_traceback_has_the_first_line_of_each_message_without_row_values(log_format: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING_PROGRAM, log_format],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "s3cret" not in done.stdout
+    cause, effect = (done.stdout.find(m) for m in ("a check failed", "the handler failed"))
+    assert min(cause, effect) > 0
+    if log_format == "text":
+        assert cause < done.stdout.index("led to the one below") < effect
+
+
 def test_the_text_log_of_a_service_shows_one_line_per_request(
     tmp_path: Path, database: Database
 ) -> None:
