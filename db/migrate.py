@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 
 from db import revisions, server_versions
 from db.errors import first_line
+from db.revisions import RevisionError
 
 URL_SETTING = "MIGRATION_DATABASE_URL"
 ADVISORY_LOCK_ID = int.from_bytes(b"covenant", "big") >> 1  # a bigint that nothing else uses
@@ -52,7 +53,7 @@ def main() -> None:
     except MigrationError as error:
         _exit_with(f"migrate: {error}")
     is_unchanged = before == after
-    print(f"migrate: at {after}" if is_unchanged else f"migrate: {before or 'nothing'} -> {after}")
+    print(f"migrate: at {after}" if is_unchanged else f"migrate: {before} -> {after}")
 
 
 def _exit_with(message: str, code: int = 1) -> NoReturn:
@@ -61,18 +62,31 @@ def _exit_with(message: str, code: int = 1) -> NoReturn:
 
 
 def upgrade(
-    url: str, revision: str = "head", folder: Path = revisions.MIGRATIONS
-) -> tuple[str | None, str]:
-    """Upgrade to `revision` and return the revisions before (None for an empty schema) and after.
+    url: str, revision: str = "heads", folder: Path = revisions.MIGRATIONS
+) -> tuple[str, str]:
+    """Upgrade to `revision` and return the heads of the schema before and after, `none` if empty.
 
     `url` must be the owner's and connect directly: a pooler in transaction mode would lose the
-    advisory lock. Raises `MigrationError`.
+    advisory lock. Raises `MigrationError`, also when the schema belongs to another branch.
     """
+    try:
+        known = revisions.read(folder)
+    except RevisionError as error:
+        raise MigrationError(str(error)) from error
     with _connect(url) as connection:
-        before = _current_revision(connection)
-        if before is None or before < revisions.newest(folder) or revision != "head":
+        before = _applied(connection)
+        if unknown := known.unknown(before):
+            raise MigrationError(
+                f"the database has revision {revisions.label(unknown)}, which is not in {folder}:"
+                " another branch has migrated it, or the revision was renumbered. Use another"
+                " database, or downgrade this one with the revisions of that branch"
+            )
+        if known.missing(before) or revision != "heads":
             _run_with_retries(command.upgrade, connection, revision, folder)
-        return before, _current_revision(connection) or ""
+        after = _applied(connection)
+        if revision == "heads" and (missing := known.missing(after)):
+            raise MigrationError(f"{revisions.label(missing)}: not applied")
+        return revisions.label(before), revisions.label(after)
 
 
 def downgrade(url: str, revision: str, folder: Path = revisions.MIGRATIONS) -> None:
@@ -148,8 +162,8 @@ def _acquire_advisory_lock(connection: Connection) -> None:
         time.sleep(ADVISORY_LOCK_POLL_SECONDS)
 
 
-def _current_revision(connection: Connection) -> str | None:
-    """Return the revision of the schema, or None before the first.
+def _applied(connection: Connection) -> frozenset[str]:
+    """Return the heads of the schema; none before the first revision.
 
     It reads in a transaction that ends here: if one were open when Alembic starts, all revisions
     would run in it.
@@ -157,8 +171,9 @@ def _current_revision(connection: Connection) -> str | None:
     with connection.begin():
         table = connection.execute(text("select to_regclass('public.alembic_version')"))
         if table.scalar_one() is None:
-            return None
-        return connection.execute(text("select version_num from public.alembic_version")).scalar()
+            return frozenset()
+        rows = connection.execute(text("select version_num from public.alembic_version"))
+        return frozenset(rows.scalars())
 
 
 def _alembic_config(connection: Connection, folder: Path) -> Config:

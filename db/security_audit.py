@@ -121,7 +121,7 @@ async def audit(connection: psycopg.AsyncConnection[Any]) -> AuditResult:
     if reason := server_versions.unsupported_reason(info.server_version):
         return AuditResult(violation=reason)
     # The newer release has audited its own schema. This one must keep serving until it is replaced.
-    is_ahead = (await revisions.current(connection) or "") > revisions.head()
+    is_ahead = revisions.history().is_ahead(await revisions.applied(connection))
     violation = (
         await _role_violation(connection)
         or await _table_violation(connection, is_ahead=is_ahead)

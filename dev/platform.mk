@@ -16,7 +16,7 @@ VERSION = $(shell sed -n 's/^version: "\(.*\)"$$/\1/p' charts/$(CHART)/Chart.yam
 CONTRACT = sha256:$(shell sha256sum openapi/openapi.yaml | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run dev migrate migration resource client client-ts generate diff manifests image test \
+.PHONY: help run dev migrate migration renumber resource client client-ts generate diff manifests image test \
   lint stale check certify certify-mutants breaking fuzz resilience scan audit image-test bench docs format golden \
   requirements clean
 
@@ -40,6 +40,9 @@ resource: $(VENV)/local.stamp ## Add a resource: make resource NAME=tasks FIELDS
 
 migration: $(VENV)/local.stamp ## Write the migration that the contract's tables need
 	@$(BIN)/python -m dev.planner $(if $(filter command,$(origin NAME)),--name "$(NAME)") $(ARGS)
+
+renumber: $(VENV)/local.stamp ## Bring the revisions of two merged branches into one line
+	@$(BIN)/python -m dev.planner.renumbering $(if $(filter command,$(origin BASE)),--base "$(BASE)")
 
 client: $(VENV)/local.stamp $(VENV)/client/stamp ## Generate a typed Python client: build/client
 	@rm -rf build/client && mkdir -p build && $(BIN)/python -m dev.public_contract > build/openapi.json

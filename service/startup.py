@@ -3,6 +3,8 @@
 import os
 from functools import cache
 
+from db import revisions
+from db.revisions import RevisionError
 from openapi import contract
 from openapi.contract import Contract, ContractError
 from service import settings
@@ -23,6 +25,10 @@ def load_and_validate() -> tuple[Settings, Contract]:
     try:
         loaded_contract = contract.load()
     except ContractError as error:
+        errors.append(str(error))
+    try:
+        revisions.history()
+    except RevisionError as error:
         errors.append(str(error))
     if errors:
         exit_with("\n".join(errors))

@@ -93,23 +93,24 @@ class Monitor:
 
     async def _follow(self, connection: AsyncConnection[Any], url: str) -> None:
         """Watch until requests connect elsewhere."""
-        known: str | None = ""
+        known: frozenset[str] | None = None
         missing: str | None = None
         outage: str | None = None
         while not self._must_reconnect and not await self._has_moved(url):
             with deadline(connection, ANSWER_TIMEOUT_SECONDS):
-                revision = await revisions.current(connection)
+                applied = await revisions.applied(connection)
                 self._is_down = self.is_known_down = False
-                if revision != known:
+                if applied != known:
                     if not await self._audit(connection, url):
                         return
                     # A newer release may have removed what it no longer needs.
-                    expected = self._expected if revision == revisions.head() else ()
+                    is_ahead = revisions.history().is_ahead(applied)
+                    expected = () if is_ahead else self._expected
                     missing = await expected_tables.find_missing(connection, expected)
-                known = revision
+                known = applied
             previous, outage = outage, self._find_outage()
-            if (revision or "") < revisions.head():
-                self._report(f"migrations are behind ({revision or 'none'} of {revisions.head()})")
+            if reason := revisions.history().reason_not_ready(applied):
+                self._report(reason)
             elif previous and outage:  # not only while one connection replaces another
                 self._report(DATABASE_DOWN, f"requests cannot connect to the database ({outage})")
             else:

@@ -138,7 +138,7 @@ def _provide_keys() -> None:
 
 def migrate() -> int:
     """Migrate the database to the newest revision on disk, if that is due; return the exit code."""
-    revisions.head.cache_clear()
+    revisions.history.cache_clear()
     url = os.environ.get(OWNER_URL)
     if not url or revisions.is_up_to_date(url):
         return 0

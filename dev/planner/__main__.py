@@ -12,6 +12,7 @@ import psycopg
 from db import migrate, revisions
 from db.errors import first_line
 from db.migrate import MigrationError
+from db.revisions import RevisionError
 from dev.local.embedded import EmbeddedError
 from dev.planner.planning import MAX_NAME_LENGTH, Plan, migrated_database, plan, write
 from openapi import contract
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     except psycopg.Error as error:
         print(f"the database: {first_line(error)}", file=sys.stderr)
         return 1
-    except (ContractError, MigrationError, EmbeddedError) as error:
+    except (ContractError, MigrationError, RevisionError, EmbeddedError) as error:
         print(error, file=sys.stderr)
         return 1
     print(display(file) if file else UP_TO_DATE)

@@ -12,13 +12,14 @@ from tempfile import TemporaryDirectory
 
 from db import migrate, revisions
 from db.expected_tables import required_privileges
+from db.revisions import SERVICE_LINE
 from dev.local import embedded
 from dev.planner import catalogue, ddl, platform_tables, revision, table_changes
 from dev.planner.change import Change
 from openapi.contract import Contract, ContractError, Issue
 from openapi.documents import NodePath, mapping_at, node_at
 
-MAX_NAME_LENGTH = 60
+MAX_NAME_LENGTH = revisions.MAX_ID_LENGTH - len("0007_")
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,18 @@ def write(
 ) -> Path | None:
     """Write the revision that follows the newest in `folder`, and return its file.
 
-    Returns None if there is nothing to change. Raises `ContractError` with the plan's issues.
+    Returns None if there is nothing to change. Raises `ContractError` with the plan's
+    issues, and `RevisionError`.
     """
     if planned.issues:
         raise ContractError(planned.issues)
     if not planned.changes:
         return None
-    newest = revisions.newest(folder)
+    newest = revisions.read(folder).newest(SERVICE_LINE)
     name = name or "_and_".join(dict.fromkeys(change.table for change in planned.changes))
     name = name[:MAX_NAME_LENGTH].strip("_")
-    rendered = revision.render(f"{int(newest) + 1:04d}", newest, name, planned.changes)
+    id = f"{newest.number + 1:04d}_{name}"
+    rendered = revision.render(id, newest.id, planned.changes)
     file = folder / "versions" / rendered.name
     file.write_text(rendered.text)
     return file

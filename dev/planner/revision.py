@@ -10,7 +10,7 @@ _TEMPLATE = '''"""{title}"""
 
 from alembic import op
 
-revision = "{number}"
+revision = "{id}"
 down_revision = "{down_revision}"
 branch_labels = None
 depends_on = None
@@ -38,8 +38,8 @@ class Revision:
     text: str
 
 
-def render(number: str, down_revision: str, name: str, changes: Sequence[Change]) -> Revision:
-    """Return the revision `number` that follows `down_revision`.
+def render(id: str, down_revision: str, changes: Sequence[Change]) -> Revision:
+    """Return the revision `id` that follows `down_revision`.
 
     Everything up to the last online change runs outside a transaction, because it is safe to
     re-run. The rest runs in the transaction that records the revision.
@@ -59,12 +59,12 @@ def render(number: str, down_revision: str, name: str, changes: Sequence[Change]
     downgrade = [_execute(s, 4) for change in reversed(changes) for s in change.downgrade]
     text = _TEMPLATE.format(
         title=_title(changes),
-        number=number,
+        id=id,
         down_revision=down_revision,
         upgrade="\n".join(upgrade),
         downgrade="\n".join(downgrade) or "    pass",
     )
-    return Revision(f"{number}_{name}.py", text)
+    return Revision(f"{id}.py", text)
 
 
 def _title(changes: Iterable[Change]) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psycopg
 
 from db import revisions
+from db.revisions import SERVICE_LINE
 from evidence.harness.postgres import postgres
 from evidence.harness.processes import ROOT, HarnessError, Process, last_line, spawn
 from evidence.harness.services import Service, inherited, serving
@@ -112,7 +113,8 @@ def migrate_concurrently(trial: Trial) -> None:
     upgrades = sum("->" in text for text in output)
     trial.record(f"{upgrades} upgrades the schema")
     trial.expect(upgrades == 1, f"{upgrades} upgrade the schema, expected 1: {output}"[:400])
-    trial.expect(revision == [(revisions.head(),)], f"the revision is {revision}")
+    heads = [(head,) for head in revisions.history().heads]
+    trial.expect(sorted(revision) == heads, f"the revision is {revision}")
 
 
 def previous_release(trial: Trial) -> None:
@@ -120,7 +122,7 @@ def previous_release(trial: Trial) -> None:
     with postgres(trial.folder) as database:
         if tag := _last_release():
             tree = _check_out(trial.folder, tag)
-            trial.record(f"{tag} on revision {revisions.head()}")
+            trial.record(f"{tag} on revision {revisions.label(revisions.history().heads)}")
         else:
             tree = ROOT
             trial.record("no older release is tagged: this one, on an additional revision")
@@ -151,7 +153,7 @@ def _last_release() -> str | None:
     if not (ROOT / ".git").exists():
         return None
     tags = _git("tag", "--list", "v*", "--sort=-version:refname").decode().split()
-    revision = f"/{revisions.head()}_"
+    revision = f"/{revisions.history().newest(SERVICE_LINE).file.name}"
     return next(
         (t for t in tags if revision not in _git("ls-tree", "-r", "--name-only", t).decode()), None
     )
@@ -179,9 +181,10 @@ def _next_release(folder: Path) -> Path:
     tree = folder / "next"
     for name in RELEASE_FOLDERS:
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    number = f"{int(revisions.head()) + 1:04d}"
-    revision = REVISION.format(revision=number, before=revisions.head())
-    (tree / f"db/migrations/versions/{number}_note.py").write_text(revision)
+    newest = revisions.history().newest(SERVICE_LINE)
+    id = f"{newest.number + 1:04d}_note"
+    revision = REVISION.format(revision=id, before=newest.id)
+    (tree / f"db/migrations/versions/{id}.py").write_text(revision)
     return tree
 
 

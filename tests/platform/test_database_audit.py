@@ -256,7 +256,7 @@ def test_a_database_is_not_ready_while_its_migrations_are_behind_but_ready_when_
     async def main() -> None:
         async with connecting(database.app_url) as (connections, refusals):
             await eventually(lambda: "behind" in (connections.not_ready_reason or ""))
-            reason = f"migrations are behind (none of {revisions.head()})"
+            reason = f"migrations are behind (none of {revisions.label(revisions.history().heads)})"
             assert connections.not_ready_reason == reason
             with pytest.raises(Unavailable) as error:
                 await anonymous_session(connections).fetch("select * from projects")

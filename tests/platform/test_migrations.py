@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -18,6 +17,7 @@ from alembic.script import ScriptDirectory
 
 from db import ids, migrate, revisions, roles, security_audit, server_versions
 from db.migrate import MigrationError
+from db.revisions import PLATFORM_LINE, SERVICE_LINE
 from dev.planner import platform_tables
 from evidence.harness.processes import ROOT
 from openapi import contract
@@ -46,6 +46,8 @@ from pg_sequences where schemaname = 'public'"""
 OTHER_SESSIONS = """
 select from pg_stat_activity
 where datname = current_database() and backend_type = 'client backend' and pid <> %s"""
+
+HEAD = revisions.label(revisions.history().heads)
 
 
 def engine(url: str) -> sqlalchemy.Engine:
@@ -112,22 +114,24 @@ def test_alembic_finds_no_difference(database: Database) -> None:
         assert compare_metadata(context, platform_tables.metadata()) == []
 
 
-def test_the_revisions_are_linear_and_numbered_without_gaps() -> None:
+def test_each_line_of_revisions_is_numbered_without_gaps() -> None:
     scripts = ScriptDirectory(
         str(revisions.MIGRATIONS),
         version_locations=[str(folder) for folder in revisions.locations(revisions.MIGRATIONS)],
     )
-    numbers = [script.revision for script in scripts.walk_revisions()][::-1]
-    assert scripts.get_heads() == [revisions.head()] == numbers[-1:]
-    assert numbers == [f"{n:04d}" for n in range(1, len(numbers) + 1)]
+    history = revisions.history()
+    assert sorted(scripts.get_heads()) == [*history.heads]
     for script in scripts.walk_revisions():
-        assert re.fullmatch(rf"{script.revision}_[a-z0-9_]+\.py", Path(script.path).name)
+        assert history.by_id[script.revision].parent == script.down_revision
+    for line in (SERVICE_LINE, PLATFORM_LINE):
+        numbers = [r.number for r in history.by_id.values() if r.line == line]
+        assert sorted(numbers) == [*range(1, len(numbers) + 1)]
 
 
 def test_every_revision_upgrades_and_downgrades_with_rows(postgres: Postgres) -> None:
     database = postgres.database(migrated=False)
     assert not revisions.is_up_to_date(database.owner_url)
-    assert migrate.upgrade(database.owner_url) == (None, revisions.head())
+    assert migrate.upgrade(database.owner_url) == ("none", HEAD)
     assert revisions.is_up_to_date(database.owner_url)
     newest = full_snapshot(database.superuser_url)
     with psycopg.connect(database.superuser_url) as superuser:
@@ -136,21 +140,22 @@ def test_every_revision_upgrades_and_downgrades_with_rows(postgres: Postgres) ->
         superuser.execute("insert into memberships values (%s, 'guest-0001', 'owner')", (org,))
         superuser.execute("insert into projects values (%s, gen_random_uuid(), 'Apollo')", (org,))
         superuser.execute("insert into used_org_ids values (%s)", (org,))
-    for number in range(int(revisions.head()) - 1, 0, -1):
-        migrate.downgrade(database.owner_url, f"{number:04d}")
+    order = sorted(revisions.history().by_id)
+    for id in order[-2::-1]:
+        migrate.downgrade(database.owner_url, id)
         with psycopg.connect(database.superuser_url) as superuser:
             assert superuser.execute("select from organizations").rowcount == 1
     migrate.downgrade(database.owner_url, "base")
     assert not any(snapshot(database.superuser_url).values())
-    for number in range(1, int(revisions.head()) + 1):
-        migrate.upgrade(database.owner_url, f"{number:04d}")
+    for id in order:
+        migrate.upgrade(database.owner_url, id)
     assert full_snapshot(database.superuser_url) == newest
 
 
 def test_a_second_upgrade_changes_nothing(postgres: Postgres) -> None:
     database = postgres.database()
     before = full_snapshot(database.superuser_url)
-    assert migrate.upgrade(database.owner_url) == (revisions.head(), revisions.head())
+    assert migrate.upgrade(database.owner_url) == (HEAD, HEAD)
     assert full_snapshot(database.superuser_url) == before
 
 
@@ -171,8 +176,7 @@ def test_three_concurrent_migrations_all_succeed(postgres: Postgres) -> None:
         assert version_table == (None,)
     outputs = [process.communicate(timeout=60)[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
-    head = revisions.head()
-    assert sorted(outputs) == [f"migrate: at {head}"] * 2 + [f"migrate: nothing -> {head}"]
+    assert sorted(outputs) == [f"migrate: at {HEAD}"] * 2 + [f"migrate: none -> {HEAD}"]
 
 
 def test_a_migration_waits_for_another_without_a_snapshot(
@@ -186,7 +190,7 @@ def test_a_migration_waits_for_another_without_a_snapshot(
         with pytest.raises(MigrationError, match="another migration has been running"):
             migrate.upgrade(database.owner_url)
         other.execute("select pg_advisory_unlock(%s)", (migrate.ADVISORY_LOCK_ID,))
-    assert migrate.upgrade(database.owner_url)[1] == revisions.head()
+    assert migrate.upgrade(database.owner_url)[1] == HEAD
 
 
 def test_a_migration_fails_after_several_lock_timeouts_without_blocking_others(

@@ -17,6 +17,7 @@ import pytest
 
 from db import ids, migrate, revisions
 from db.migrate import MigrationError
+from db.revisions import SERVICE_LINE
 from dev.planner import key_changes, planning, revision
 from dev.planner.__main__ import _report
 from dev.planner.change import Change, ChangeKind
@@ -102,7 +103,7 @@ class Stage:
     def downgrade(self) -> None:
         """Undo the newest revision."""
         copy = migrations_copy(self.folder)
-        migrate.downgrade(self.database.owner_url, f"{int(revisions.newest(copy)) - 1:04d}", copy)
+        migrate.downgrade(self.database.owner_url, "-1", copy)
 
     def rows(self, columns: str = "title, count, state, due", by: str = "title") -> list[Any]:
         with psycopg.connect(self.database.superuser_url) as superuser:
@@ -170,12 +171,13 @@ def test_a_contract_becomes_tables_that_pass_every_check(
     before = full_snapshot(database.superuser_url)
     revision = plan_and_migrate(database, checked, tmp_path)
     assert revision
-    assert revision.name.startswith(f"{int(revisions.head()) + 1:04d}_")
+    newest = revisions.history().newest(SERVICE_LINE)
+    assert revision.name.startswith(f"{newest.number + 1:04d}_")
     with psycopg.connect(database.superuser_url) as superuser:
         assert catalogue.issues(superuser, catalogue.required_privileges(checked)) == set()
     assert _audit_violation(database) is None
     assert plan_and_migrate(database, checked, tmp_path) is None
-    migrate.downgrade(database.owner_url, revisions.head(), migrations_copy(tmp_path))
+    migrate.downgrade(database.owner_url, newest.id, migrations_copy(tmp_path))
     assert full_snapshot(database.superuser_url) == before
     migrate.upgrade(database.owner_url, folder=migrations_copy(tmp_path))
     assert planning.plan(checked, database.owner_url).changes == ()
@@ -548,8 +550,7 @@ def test_the_invalid_index_of_a_failed_build_is_dropped_with_its_key(stage: Stag
     with pytest.raises(MigrationError, match="could not create unique index"):
         stage.apply(with_options(notes(), unique=[["title"], ["state", "count"]]))
     copy = migrations_copy(stage.folder)
-    (failed,) = copy.rglob(f"{revisions.newest(copy)}_*.py")
-    failed.unlink()
+    revisions.read(copy).newest(SERVICE_LINE).file.unlink()
     file = stage.apply(notes())
     assert file
     assert "drop index concurrently if exists notes_org_id_state_count_new" in file.read_text()
@@ -566,8 +567,7 @@ def test_a_dropped_table_is_recreated_without_the_invalid_index_of_a_failed_buil
     del document["components"]["schemas"]["Note"]
     document["x-acknowledge"]["reason"] = "projects and notes are not needed"
     copy = migrations_copy(stage.folder)
-    (failed,) = copy.rglob(f"{revisions.newest(copy)}_*.py")
-    failed.unlink()
+    revisions.read(copy).newest(SERVICE_LINE).file.unlink()
     assert stage.apply(document)
     stage.downgrade()
     assert stage.apply(notes()) is None
@@ -746,7 +746,7 @@ def test_a_check_reads_the_migrations_and_not_the_configured_database() -> None:
 def test_a_name_that_is_not_snake_case_is_rejected() -> None:
     result = command("--name", "Add-Tasks")
     assert result.returncode == 2
-    assert "--name: must be snake_case, at most 60 characters" in result.stderr
+    assert "--name: must be snake_case, at most 27 characters" in result.stderr
 
 
 def test_a_check_lists_the_missing_changes_and_the_issues(
@@ -778,9 +778,8 @@ def test_the_docstring_of_a_revision_says_what_changes(
     changes: list[tuple[str, ChangeKind, str]], docstring: str
 ) -> None:
     rendered = revision.render(
-        "0002",
+        "0002_x",
         "0001",
-        "x",
         [Change(table, text, ("select 1",), (), kind=kind) for table, kind, text in changes],
     )
     assert ast.get_docstring(ast.parse(rendered.text), clean=False) == docstring
