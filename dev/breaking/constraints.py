@@ -1,6 +1,7 @@
 """Changes of what a single value may be: its limits, form, enum, nullability and default."""
 
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from typing import Any
 
 from dev.breaking.change import (
@@ -13,8 +14,12 @@ from dev.breaking.change import (
 )
 from openapi.documents import NodePath
 
-UPPER_LIMITS = ("maxLength", "maximum", "maxItems", "maxProperties")
-LOWER_LIMITS = ("minLength", "minimum", "minItems", "minProperties")
+Limit = tuple[float, bool]  # whether the value itself is excluded
+# By key, the key that excludes the limit itself from what is allowed.
+UPPER_LIMITS = {"maxLength": "", "maximum": "exclusiveMaximum", "maxItems": "", "maxProperties": ""}
+LOWER_LIMITS = {"minLength": "", "minimum": "exclusiveMinimum", "minItems": "", "minProperties": ""}
+WIDER, NARROWER = "values that were valid stay valid", "values that were valid may get 400"
+SUBSET, SUPERSET = "responses are a subset of what they were", "clients may reject the new values"
 
 
 def constraint_changes(
@@ -24,6 +29,8 @@ def constraint_changes(
     yield from _upper_limits(path, old, new, is_request=is_request)
     yield from _lower_limits(path, old, new, is_request=is_request)
     yield from _forms(path, old, new, is_request=is_request)
+    yield from _multiples(path, old, new, is_request=is_request)
+    yield from _unique_items(path, old, new, is_request=is_request)
     yield from _enum((*path, "enum"), old.get("enum"), new.get("enum"), is_request=is_request)
     yield from _nullable(path, old, new, is_request=is_request)
     if is_request and old.get("default") != new.get("default"):
@@ -35,18 +42,20 @@ def constraint_changes(
 def _upper_limits(
     path: NodePath, old: Mapping[str, Any], new: Mapping[str, Any], *, is_request: bool
 ) -> Iterator[Change]:
-    for key in UPPER_LIMITS:
-        before, after = as_number(old.get(key)), as_number(new.get(key))
+    for key, exclusive in UPPER_LIMITS.items():
+        before, after = _limit(old, key, exclusive), _limit(new, key, exclusive)
         if before == after:
             continue
         here, summary, removed = (*path, key), _limit_summary(key, before, after), after is None
-        if after is None or (before is not None and after > before):
-            if is_request:
-                reason = "clients can send more"
-                yield security_breaking(here, summary, reason, removed=removed)
-            else:
-                reason = "responses can exceed what clients accept"
-                yield breaking(here, summary, reason, removed=removed)
+        # Of two equal limits, the one that is excluded is lower.
+        is_wider = after is None or (
+            before is not None and _upper_rank(after) > _upper_rank(before)
+        )
+        if is_wider and is_request:
+            yield security_breaking(here, summary, "clients can send more", removed=removed)
+        elif is_wider:
+            reason = "responses can exceed what clients accept"
+            yield breaking(here, summary, reason, removed=removed)
         elif is_request:
             yield breaking(here, summary, "values that were valid get 400")
         else:
@@ -56,21 +65,75 @@ def _upper_limits(
 def _lower_limits(
     path: NodePath, old: Mapping[str, Any], new: Mapping[str, Any], *, is_request: bool
 ) -> Iterator[Change]:
-    for key in LOWER_LIMITS:
-        before, after = as_number(old.get(key)), as_number(new.get(key))
+    for key, exclusive in LOWER_LIMITS.items():
+        before, after = _limit(old, key, exclusive), _limit(new, key, exclusive)
         if before == after:
             continue
         here, summary, removed = (*path, key), _limit_summary(key, before, after), after is None
+        # A limit that is excluded is higher than one that is not: True sorts after False.
         is_narrower = before is None or (after is not None and after > before)
         if is_narrower and is_request:
             yield breaking(here, summary, "values that were valid get 400")
         elif is_narrower:
             yield safe(here, summary, "responses stay within the old limit")
         elif is_request:
-            yield safe(here, summary, "values that were valid stay valid", removed=removed)
+            yield safe(here, summary, WIDER, removed=removed)
         else:
             reason = "responses can fall below what clients accept"
             yield breaking(here, summary, reason, removed=removed)
+
+
+def _limit(schema: Mapping[str, Any], key: str, exclusive: str) -> Limit | None:
+    value = as_number(schema.get(key))
+    return None if value is None else (value, schema.get(exclusive) is True)
+
+
+def _upper_rank(limit: Limit) -> Limit:
+    value, is_excluded = limit
+    return value, not is_excluded
+
+
+def _multiples(
+    path: NodePath, old: Mapping[str, Any], new: Mapping[str, Any], *, is_request: bool
+) -> Iterator[Change]:
+    before, after = (_multiple(schema) for schema in (old, new))
+    if before == after:
+        return
+    here, removed = (*path, "multipleOf"), after is None
+    summary = _summary("multipleOf", before, after)
+    is_wider = after is None or (before is not None and _divides(after, before))
+    is_narrower = before is None or (after is not None and _divides(before, after))
+    if is_request:
+        change = (safe, WIDER) if is_wider else (breaking, NARROWER)
+    else:
+        change = (safe, SUBSET) if is_narrower else (breaking, SUPERSET)
+    severity, reason = change
+    yield severity(here, summary, reason, removed=removed)
+
+
+def _multiple(schema: Mapping[str, Any]) -> float | None:
+    """Return `multipleOf`, or None where it is missing or invalid."""
+    value = as_number(schema.get("multipleOf"))
+    return value if value and value > 0 else None
+
+
+def _divides(divisor: float, number: float) -> bool:
+    return Fraction(str(number)) % Fraction(str(divisor)) == 0
+
+
+def _unique_items(
+    path: NodePath, old: Mapping[str, Any], new: Mapping[str, Any], *, is_request: bool
+) -> Iterator[Change]:
+    before, after = bool(old.get("uniqueItems")), bool(new.get("uniqueItems"))
+    if before == after:
+        return
+    here, removed = (*path, "uniqueItems"), "uniqueItems" not in new
+    summary = "items must now be unique" if after else "items need no longer be unique"
+    if is_request:
+        severity, reason = (breaking, NARROWER) if after else (safe, WIDER)
+    else:
+        severity, reason = (safe, SUBSET) if after else (breaking, SUPERSET)
+    yield severity(here, summary, reason, removed=removed)
 
 
 def _forms(
@@ -142,13 +205,19 @@ def _nullable(
         yield safe(here, summary, "responses no longer contain null", removed=removed)
 
 
-def _limit_summary(key: str, before: float | None, after: float | None) -> str:
+def _limit_summary(key: str, before: Limit | None, after: Limit | None) -> str:
     if before is None:
-        return f"{key} {after} added"
+        return f"{key} {_limit_text(after)} added"
     if after is None:
-        return f"{key} {before} removed"
-    verb = "raised" if after > before else "lowered"
-    return f"{key} {verb} from {before} to {after}"
+        return f"{key} {_limit_text(before)} removed"
+    ranks = [_upper_rank(limit) if key in UPPER_LIMITS else limit for limit in (before, after)]
+    verb = "raised" if ranks[1] > ranks[0] else "lowered"
+    return f"{key} {verb} from {_limit_text(before)} to {_limit_text(after)}"
+
+
+def _limit_text(limit: Limit | None) -> str:
+    value, is_excluded = limit or (None, False)
+    return f"{value} (excluded)" if is_excluded else f"{value}"
 
 
 def _summary(key: str, before: Any, after: Any) -> str:

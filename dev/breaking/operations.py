@@ -151,11 +151,25 @@ def _response_changes(
         here = (*path, code)
         old_response = resolve(comparison.old, before[code])
         new_response = resolve(comparison.new, after[code])
-        old_headers = mapping_at(old_response, "headers")
-        for name in old_headers.keys() - mapping_at(new_response, "headers").keys():
-            summary = f"response header `{name}` removed"
-            yield breaking((*here, "headers", name), summary, "clients may read it", removed=True)
+        yield from _header_changes(
+            (*here, "headers"),
+            mapping_at(old_response, "headers"),
+            mapping_at(new_response, "headers"),
+            comparison,
+        )
         yield from _content_changes(here, old_response, new_response, comparison, is_request=False)
+
+
+def _header_changes(
+    path: NodePath, old: Mapping[str, Any], new: Mapping[str, Any], comparison: Comparison
+) -> Iterator[Change]:
+    for name in old.keys() - new.keys():
+        summary = f"response header `{name}` removed"
+        yield breaking((*path, name), summary, "clients may read it", removed=True)
+    for name in old.keys() & new.keys():
+        before, after = resolve(comparison.old, old[name]), resolve(comparison.new, new[name])
+        schemas = mapping_at(before, "schema"), mapping_at(after, "schema")
+        yield from schema_changes((*path, name, "schema"), *schemas, comparison, is_request=False)
 
 
 def _content_changes(

@@ -26,7 +26,7 @@ def schema_changes(
         return
     yield from constraint_changes(path, before, after, is_request=is_request)
     yield from _table_changes((*path, "x-table"), before.get("x-table"), after.get("x-table"))
-    yield from _undeclared_properties(path, before, after, is_request=is_request)
+    yield from _undeclared_properties(path, before, after, comparison, is_request=is_request)
     yield from _access_changes(path, before, after, is_request=is_request)
     yield from _property_changes(path, before, after, comparison, is_request=is_request)
     if "items" in before and "items" in after:
@@ -55,19 +55,36 @@ def _table_changes(path: NodePath, old: Any, new: Any) -> Iterator[Change]:
 
 
 def _undeclared_properties(
-    path: NodePath, old: Mapping[str, Any], new: Mapping[str, Any], *, is_request: bool
+    path: NodePath,
+    old: Mapping[str, Any],
+    new: Mapping[str, Any],
+    comparison: Comparison,
+    *,
+    is_request: bool,
 ) -> Iterator[Change]:
-    before = old.get("additionalProperties", True) is not False
-    after = new.get("additionalProperties", True) is not False
+    """Yield the changes of `additionalProperties`: True (the default), False, or a schema."""
+    before, after = (schema.get("additionalProperties", True) for schema in (old, new))
     here, removed = (*path, "additionalProperties"), "additionalProperties" not in new
-    if after and not before:
+    if isinstance(before, dict) and isinstance(after, dict):
+        yield from schema_changes(here, before, after, comparison, is_request=is_request)
+    elif before is False and after is not False:
         summary = "undeclared properties are now allowed"
         reason = "clients can send anything" if is_request else "responses can expose more columns"
         yield security_breaking(here, summary, reason, removed=removed)
-    elif before and not after:
+    elif after is False and before is not False:
         summary = "undeclared properties are no longer allowed"
         reason = "requests that send one get 400" if is_request else "clients may read one"
         yield breaking(here, summary, reason)
+    elif isinstance(before, dict) and before:
+        summary = "undeclared properties may now have any value"
+        reason = "clients can send anything" if is_request else "responses can expose more columns"
+        yield security_breaking(here, summary, reason, removed=removed)
+    elif isinstance(after, dict) and after:
+        summary = "undeclared properties must now have a certain form"
+        if is_request:
+            yield breaking(here, summary, "values that were valid may get 400")
+        else:
+            yield safe(here, summary, "responses are a subset of what they were")
 
 
 def _access_changes(
