@@ -17,7 +17,7 @@ CONTRACT = sha256:$(shell sha256sum openapi/openapi.yaml | cut -d ' ' -f 1)
 
 .DEFAULT_GOAL := help
 .PHONY: help run dev migrate migration renumber resource client client-ts generate diff manifests image test \
-  lint stale check certify certify-mutants breaking fuzz resilience scan audit image-test bench docs format golden \
+  test-platform lint stale check certify certify-mutants breaking fuzz resilience scan audit image-test bench docs format golden \
   requirements clean
 
 help: ## List the commands
@@ -70,10 +70,13 @@ image: ## Build the image of the chart for this machine (needs Docker)
 	  --build-arg CONTRACT=$(CONTRACT) $(DOCKER_OPTIONS) .
 
 ##@ Verify (changes no committed file)
-check: stale lint test ## Run everything that a change must pass
+check: stale lint test certify ## Run everything that a change must pass
 
-test: $(VENV)/test.stamp ## Run the tests against a real PostgreSQL
-	$(BIN)/python -m pytest $(PARALLEL) --cov --cov-report=term $(ARGS)
+test: $(VENV)/test.stamp ## Run your tests, and those derived from the contract, on a real PostgreSQL
+	$(BIN)/python -m pytest --ignore=tests/platform $(ARGS)
+
+test-platform: $(VENV)/test.stamp ## Run the platform's own tests, on its sample contract
+	$(BIN)/python -m tests.platform $(PARALLEL) --cov --cov-report=term $(ARGS)
 
 lint: $(VENV)/test.stamp ## Check format, style, types and the contract
 	$(BIN)/ruff format --check .
@@ -125,7 +128,10 @@ format: $(VENV)/test.stamp ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-golden: $(VENV)/test.stamp ## Rewrite tests/platform/golden after an intended template change
+golden: $(VENV)/test.stamp ## Rewrite tests/platform/golden and sample after an intended change
+	cp openapi/openapi.yaml tests/platform/sample/
+	cp handlers/*.py tests/platform/sample/handlers/
+	cp db/migrations/versions/*.py tests/platform/sample/versions/
 	$(BIN)/python -m tests.platform.fix_chart
 
 requirements: $(VENV)/test.stamp ## Pin the requirements again, with hashes

@@ -33,9 +33,13 @@ def rival(resources: ResourceService) -> Iterator[ResourceTenant]:
 
 
 def operations(resources: ResourceService) -> list[Operation]:
-    """Return the operations on tables: referenced tables come first, and are deleted last."""
-    tables = list(resources.contract.tables)
-    on_tables = [o for o in resources.contract.operations.values() if o.tag in tables]
+    """Return the operations of the generic handlers on tables that rows can be added to.
+
+    Referenced tables come first, and are deleted last.
+    """
+    all_operations = resources.contract.operations
+    tables = [table for table in resources.contract.tables if f"{table}.create" in all_operations]
+    on_tables = [o for o in all_operations.values() if o.tag in tables and o.verb in VERB_ORDER]
     deletes = [o for o in on_tables if o.verb == "delete"]
     others = [o for o in on_tables if o.verb != "delete"]
     return [
