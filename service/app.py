@@ -21,6 +21,7 @@ from db.connections.database import Database
 from openapi.contract import Contract, public_document
 from openapi.contract import Operation as Declared
 from service.http.admin import create_admin_app
+from service.http.cors import Cors
 from service.http.docs import DocsMiddleware
 from service.http.request_middleware import RequestMiddleware
 from service.http.router import Router
@@ -102,7 +103,7 @@ def create_app(
                 RequestMiddleware,
                 status=status,
                 trusted_proxies=settings.trusted_proxies,
-                cors_origins=settings.cors_origins,
+                cors=Cors(settings.cors_origins, contract.operations.values()),
                 metrics=metrics,
             ),
             partial(DocsMiddleware, contract=contract, swagger_ui=settings.swagger_ui),

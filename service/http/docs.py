@@ -3,6 +3,7 @@
 import hashlib
 import html
 import importlib.util
+import re
 from functools import cache
 from pathlib import Path
 
@@ -61,10 +62,16 @@ class DocsMiddleware:
         etag = _etag(content)
         headers = {"ETag": etag, "Cache-Control": "no-cache"}
         scope["covenant"].content_security_policy = CONTENT_SECURITY_POLICY
-        if any(n == b"if-none-match" and v.decode("latin-1") == etag for n, v in scope["headers"]):
+        if any(n == b"if-none-match" and _matches(v, etag) for n, v in scope["headers"]):
             await send_response(send, 304, b"", headers)
             return
         await send_response(send, 200, content, headers, media_type)
+
+
+def _matches(header: bytes, etag: str) -> bool:
+    """Return whether If-None-Match lists the tag, weak or not (RFC 9110 section 13.1.2)."""
+    value = header.decode("latin-1").strip()
+    return value == "*" or etag in re.findall(r'"[^"]*"', value)
 
 
 @cache

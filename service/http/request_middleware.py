@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from db.errors import Reason, Unavailable
 from service.http import problems
 from service.http.client_address import client_address
-from service.http.cors import PREFLIGHT_HEADERS, Cors
+from service.http.cors import Cors
 from service.http.problems import FieldError, Problem, invalid_request
 from service.http.responses import PROBLEM_TYPE, Headers, send_response
 from service.identity.tokens import Principal
@@ -75,14 +75,14 @@ class RequestMiddleware:
         *,
         status: Status,
         trusted_proxies: Sequence[Network],
-        cors_origins: Sequence[str],
+        cors: Cors,
         metrics: Metrics,
     ) -> None:
         self._app = app
         self._status = status
         self._metrics = metrics
         self._trusted_proxies = tuple(trusted_proxies)
-        self._cors = Cors(cors_origins)
+        self._cors = cors
         self._log_request = request_logger()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -106,7 +106,7 @@ class RequestMiddleware:
             check_length_and_host(headers)
             check_framing(headers, scope["http_version"])
             if self._cors.is_enabled and self._cors.is_preflight(scope):
-                await send_response(send, 204, b"", PREFLIGHT_HEADERS)
+                await send_response(send, 204, b"", self._cors.preflight_headers)
             else:
                 await self._app(scope, receive, send)
         except ConnectionResetError:

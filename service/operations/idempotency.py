@@ -70,7 +70,9 @@ class IdempotentInvocation:
         """Return the key: each subject has its own, per tenant if the handler takes `tenant`."""
         text = re.sub(r"\\(.)", r"\1", text[1:-1]) if text.startswith('"') else text
         org_id = principal.org_id if self._invocation.session == "tenant" else ""
-        request = orjson.dumps([self._invocation.id, arguments], option=orjson.OPT_SORT_KEYS)
+        request = orjson.dumps(
+            [self._invocation.id, canonical(arguments)], option=orjson.OPT_SORT_KEYS
+        )
         return idempotency_keys.make_key(text, org_id, principal.subject, request)
 
     async def _attempt(
@@ -100,3 +102,15 @@ class IdempotentInvocation:
             raise Problem("idempotency-key-reused", detail, hint=hint)
         status, content, headers = stored.response
         return status, content, headers if is_retry else {**headers, **REPLAYED_HEADER}
+
+
+def canonical(value: Any) -> Any:
+    """Return a JSON value in which equal numbers are written equally: 1.0 and 1e0 as 1."""
+    if isinstance(value, dict):
+        return {name: canonical(member) for name, member in value.items()}
+    if isinstance(value, list):
+        return [canonical(item) for item in value]
+    # orjson cannot write integers of more than 64 bits.
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**63:
+        return int(value)
+    return value

@@ -197,10 +197,20 @@ def _assert_listed_origins_allowed(client: httpx.Client) -> None:
         assert preflight.status_code == 204
         assert preflight.headers["access-control-allow-origin"] == origin
         assert "DELETE" in preflight.headers["access-control-allow-methods"]
-        assert "Authorization" in preflight.headers["access-control-allow-headers"]
+        accepted = set(preflight.headers["access-control-allow-headers"].split(", "))
+        assert {"Authorization", "Content-Type", "If-None-Match"} < accepted
+        declared = {
+            parameter["name"]
+            for operation in contract.load().operations.values()
+            for parameter in operation.parameters
+            if parameter["in"] == "header"
+        }
+        assert declared <= accepted
         for path in ("/health", "/auth/me", "/nothing"):
             response = client.get(path, headers={"Origin": origin})
             assert response.headers["access-control-allow-origin"] == origin
+            exposed = set(response.headers["access-control-expose-headers"].split(", "))
+            assert {"Location", "Retry-After", "RateLimit", "X-Request-Id", "ETag"} < exposed
             assert response.headers["vary"] == "Origin"
             assert "access-control-allow-credentials" not in response.headers
 

@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import orjson
 import psycopg
 import pytest
 
+from service.operations.idempotency import canonical
 from tests.platform.fix_idempotency import (
     REPLAYED,
     count_stored,
@@ -217,3 +219,22 @@ def test_browsers_may_send_a_key_and_read_whether_the_response_is_replayed(
         assert "Idempotency-Key" in preflight.headers["access-control-allow-headers"]
         response = client.get("/", headers={"Origin": origin})
         assert "Idempotency-Replayed" in response.headers["access-control-expose-headers"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "are_equal"),
+    [
+        ("1", "1.0", True),
+        ("1e2", "100", True),
+        ("-0.0", "0", True),
+        ('[{"a": 10}]', '[{"a": 1e1}]', True),
+        ("9007199254740992", "9007199254740992.0", True),
+        ("9007199254740993", "9007199254740992.0", False),
+        ("1.5", "1", False),
+        ("1", "true", False),
+        ("1e300", "1e300", True),
+    ],
+)
+def test_equal_numbers_are_the_same_request(first: str, second: str, are_equal: bool) -> None:
+    bodies = [orjson.dumps(canonical(orjson.loads(text))) for text in (first, second)]
+    assert (bodies[0] == bodies[1]) == are_equal

@@ -57,7 +57,13 @@ def test_a_row_that_has_changed_since_is_left_unchanged(acme: ResourceTenant, me
     rejected = acme.http.request(method, path, json=body, headers={"If-Match": old_etag})
     assert (rejected.status_code, rejected.json()["code"]) == (412, "precondition-failed")
     assert acme.get(path).text == newer.text
-    current = {"If-Match": newer.headers["etag"]}
+    for tags in (f"W/{newer.headers['etag']}", f'{old_etag}, "x"', '""', f'"x" , W/{old_etag}'):
+        rejected = acme.http.request(method, path, json=body, headers={"If-Match": tags})
+        assert (rejected.status_code, rejected.json()["code"]) == (412, "precondition-failed"), tags
+    for malformed in ("x", '"x', '"x",', '"x" "y"', '*, "x"'):
+        rejected = acme.http.request(method, path, json=body, headers={"If-Match": malformed})
+        assert rejected.status_code == 400, malformed
+    current = {"If-Match": f'"x", {newer.headers["etag"]}'}
     assert acme.http.request(method, path, json=body, headers=current).is_success
 
 
