@@ -219,6 +219,8 @@ def _routes(contract: Contract) -> Iterator[Route]:
         if operation.extensions.get("x-internal") is not True:
             methods_by_path.setdefault(operation.path, []).append(operation.method.upper())
     for path, methods in methods_by_path.items():
+        methods += ["HEAD"] if "GET" in methods else []
+        methods.append("OPTIONS")  # CORS preflights
         prefix, parameter, _ = path.partition("/{")
         pattern = "".join(
             "[^/]+" if part.startswith("{") else re.escape(part)
